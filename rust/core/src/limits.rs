@@ -1,0 +1,39 @@
+//! Every limit of the core, with unit and reason. Nothing a peer sends makes a queue or a buffer pass one.
+
+/// Bytes of a start-up packet: PostgreSQL's own MAX_STARTUP_PACKET_LENGTH.
+pub const STARTUP_BYTES_MAX: usize = 10_000;
+/// Bytes of a password or SASL message: room for the longest tokens in use (64 KiB) with their head.
+pub const PASSWORD_BYTES_MAX: usize = 65_536 + 64;
+/// Bytes of a message that must be looked at whole (Parse, Describe, Close, …, a Bind's two names).
+/// A longer Parse or Query is streamed and, if it leaves state behind, pins.
+pub const COLLECT_BYTES_MAX: usize = 65_536;
+/// Bytes of a client's request held while it waits for a server; reading pauses beyond.
+pub const HELD_BYTES_MAX: usize = 65_536;
+/// Bytes of a ParameterStatus, BackendKeyData or CommandComplete that a server may send.
+pub const SERVER_COLLECT_BYTES_MAX: usize = 65_536;
+/// Iterations of SCRAM that a server may ask for: a hostile one must not buy seconds of CPU.
+pub const SCRAM_ITERATIONS_MAX: u32 = 100_000;
+/// Statement names one client may hold.
+pub const CLIENT_STATEMENTS_MAX: usize = 10_000;
+/// Server connections of one pool that may be under way at a time.
+pub const CONNECTS_IN_FLIGHT_MAX: u32 = 2;
+/// First pause after a failed connect, in milliseconds; doubles up to the next.
+pub const BACKOFF_FIRST_MS: u64 = 50;
+/// Longest pause after failed connects, in milliseconds.
+pub const BACKOFF_MAX_MS: u64 = 5_000;
+/// Among how many of the oldest waiters one may go first because a server fits it already (I5).
+pub const WAITERS_LOOKED_AT: usize = 4;
+/// How often a waiter may be passed over (I5).
+pub const PASSED_OVER_MAX: u8 = 4;
+/// Longest time a liveness check, a reset or a rollback may take, in milliseconds.
+pub const HOUSEKEEPING_TIMEOUT_MS: u64 = 5_000;
+/// Longest time a CancelRequest's connection may take, in milliseconds.
+pub const CANCEL_TIMEOUT_MS: u64 = 10_000;
+/// CancelRequests forwarded at a time; more are dropped, as a busy server would.
+pub const CANCELLERS_MAX: usize = 256;
+/// Replies owed by one server; a client that pipelines more is not read until some have come.
+pub const REPLIES_MAX: usize = 4_096;
+/// Bytes of replies to a departed client that are read and thrown away before its query is cancelled.
+pub const ABANDONED_BYTES_MAX: u64 = 65_536;
+/// How long the work of a departed client may go on before it is cancelled, in milliseconds.
+pub const ABANDONED_MS: u64 = 5_000;
