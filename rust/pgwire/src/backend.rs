@@ -1,7 +1,8 @@
 //! What a server sends: bodies of typed messages, borrowed.
 //!
 //! A body is what follows the head (`frame.rs`). Only what the multiplexer looks at has a reader;
-//! rows, COPY data and descriptions are relayed unread. A server is trusted no more than a client is.
+//! rows, COPY data and descriptions are relayed unread. A server is trusted no more than a client
+//! is.
 //! Next on the path: `write.rs`, the other direction.
 
 use std::fmt;
@@ -158,7 +159,8 @@ pub struct ErrorFields<'a> {
 }
 
 impl<'a> ErrorFields<'a> {
-    /// Reads a whole body. No field is required and unknown ones are kept; texts may be of any size.
+    /// Reads a whole body. No field is required and unknown ones are kept; texts may be of any
+    /// size.
     ///
     /// # Errors
     /// The server's fault: a text without its NUL, no NUL behind the last field, bytes behind that.

@@ -1,8 +1,8 @@
 //! What a client sends: start-up packets and the bodies of typed messages, borrowed.
 //!
-//! A body is what follows the head (`frame.rs`). Not here: messages that have nothing to read (Sync,
-//! Flush, Terminate, CopyDone) and those that are only relayed (CopyData, FunctionCall, the values of
-//! a Bind). Next on the path: `backend.rs`, the answers.
+//! A body is what follows the head (`frame.rs`). Not here: messages that have nothing to read
+//! (Sync, Flush, Terminate, CopyDone) and those that are only relayed (CopyData, FunctionCall, the
+//! values of a Bind). Next on the path: `backend.rs`, the answers.
 
 use std::fmt;
 
@@ -13,7 +13,8 @@ use crate::cursor::Cursor;
 const STARTUP_BYTES_MIN: u32 = 8;
 /// Bytes of the longest: PostgreSQL's MAX_STARTUP_PACKET_LENGTH.
 const STARTUP_BYTES_MAX: u32 = 10_000;
-/// Parameters of a start-up packet; drivers send about ten, and names are compared with one another.
+/// Parameters of a start-up packet; drivers send about ten, and names are compared with one
+/// another.
 const STARTUP_PAIRS_MAX: usize = 64;
 /// Bytes of a cancel secret, as protocol 3.2 bounds it.
 const SECRET_BYTES_MAX: usize = 256;
@@ -24,8 +25,8 @@ const CANCEL_MINOR: u16 = 5678;
 const SSL_MINOR: u16 = 5679;
 const GSSENC_MINOR: u16 = 5680;
 
-/// Reads how long the start-up packet at the start of `bytes` is: total bytes, length word included,
-/// 8 to 10,000. `None` when fewer than four bytes are there.
+/// Reads how long the start-up packet at the start of `bytes` is: total bytes, length word
+/// included, 8 to 10,000. `None` when fewer than four bytes are there.
 ///
 /// # Errors
 /// The client's fault: a length outside 8..=10,000 (most often not a PostgreSQL client at all).
@@ -127,7 +128,8 @@ impl<'a> StartupMessage<'a> {
             .enumerate()
             .any(|(index, name)| used.iter().skip(index + 1).any(|other| other == name));
         if twice {
-            // Two layers that disagree on which of two `user`s counts are a way past authentication.
+            // Two layers that disagree on which of two `user`s counts are a way past
+            // authentication.
             return Err(Malformed("duplicate parameter in startup packet"));
         }
         let pairs = parameters.split_last().map_or(parameters, |(_, pairs)| pairs);
@@ -203,8 +205,8 @@ pub struct BindNames<'a> {
 }
 
 impl<'a> BindNames<'a> {
-    /// Reads the names from the start of a body, which need not be whole; `None` when the second NUL
-    /// is not there yet. If the body is whole, `None` means that it is malformed.
+    /// Reads the names from the start of a body, which need not be whole; `None` when the second
+    /// NUL is not there yet. If the body is whole, `None` means that it is malformed.
     #[must_use]
     pub fn read(prefix: &'a [u8]) -> Option<Self> {
         let mut cursor = Cursor::new(prefix);
@@ -274,8 +276,8 @@ pub fn query_text(body: &[u8]) -> Result<&[u8], Malformed> {
     Ok(text)
 }
 
-/// Reads the body of a PasswordMessage: the password (or md5 answer) without its NUL, possibly empty.
-/// It is a secret.
+/// Reads the body of a PasswordMessage: the password (or md5 answer) without its NUL, possibly
+/// empty. It is a secret.
 ///
 /// # Errors
 /// The client's fault: no NUL, or bytes behind it.
@@ -303,8 +305,8 @@ impl<'a> SaslInitial<'a> {
     /// Reads a whole body.
     ///
     /// # Errors
-    /// The client's fault: a mechanism without its NUL, a length that is negative but not -1, or not
-    /// that many bytes behind it.
+    /// The client's fault: a mechanism without its NUL, a length that is negative but not -1, or
+    /// not that many bytes behind it.
     pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(body);
         let mechanism = cursor.string()?;

@@ -1,9 +1,10 @@
 //! PostgreSQL's wire protocol, version 3: bytes to borrowed messages, and values to bytes.
 //!
-//! Readers borrow from the caller's buffer, allocate nothing and never panic, whatever a peer sends;
-//! they accept what PostgreSQL itself accepts and refuse what its `pq_getmsgend` would refuse. There
-//! is no I/O, no state and no clock here: who may send what and when is the multiplexer's business.
-//! Source of all layouts: the PostgreSQL manual, "Frontend/Backend Protocol", "Message Formats".
+//! Readers borrow from the caller's buffer, allocate nothing and never panic, whatever a peer
+//! sends; they accept what PostgreSQL itself accepts and refuse what its `pq_getmsgend` would
+//! refuse. There is no I/O, no state and no clock here: who may send what and when is the
+//! multiplexer's business. Source of all layouts: the PostgreSQL manual, "Frontend/Backend
+//! Protocol", "Message Formats".
 //! Next on the path: `frame.rs`, which finds where a message ends.
 
 mod cursor;

@@ -32,7 +32,9 @@ fn packet(content: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), content].concat()
 }
 
-fn session(parameters: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Malformed> {
+type Pair = (Vec<u8>, Vec<u8>);
+
+fn session(parameters: &[u8]) -> Result<Vec<Pair>, Malformed> {
     match read_startup(&packet(&[&[0, 3, 0, 0], parameters].concat()))? {
         Startup::Session(message) => {
             Ok(message.parameters().map(|(n, v)| (n.to_vec(), v.to_vec())).collect())
@@ -416,7 +418,8 @@ fn a_negotiation_is_read_with_and_without_the_major_version() {
 
 #[test]
 fn messages_without_a_body_have_none() {
-    let writers: [(u8, fn(&mut Vec<u8>)); 10] = [
+    type Writer = fn(&mut Vec<u8>);
+    let writers: [(u8, Writer); 10] = [
         (tag::SYNC, write::sync),
         (tag::FLUSH, write::flush),
         (tag::TERMINATE, write::terminate),

@@ -74,8 +74,8 @@ fn put_value(out: &mut Vec<u8>, value: Option<&[u8]>) {
 
 // ---- what a client sends ----
 
-/// Appends a StartupMessage of protocol 3 with these parameters; a pair with an empty name would end
-/// the list and is left out.
+/// Appends a StartupMessage of protocol 3 with these parameters; a pair with an empty name would
+/// end the list and is left out.
 pub fn startup(out: &mut Vec<u8>, minor: u16, parameters: &[(&[u8], &[u8])]) {
     counted(out, 0, |out| {
         put_u32(out, version(minor));
@@ -103,8 +103,8 @@ pub fn query(out: &mut Vec<u8>, sql: &[u8]) {
     message(out, tag::QUERY, |out| put_text(out, sql));
 }
 
-/// Appends a Parse. `oids_raw` is as [`crate::frontend::Parse::oids`] gives it; bytes behind the last
-/// whole OID are left out.
+/// Appends a Parse. `oids_raw` is as [`crate::frontend::Parse::oids`] gives it; bytes behind the
+/// last whole OID are left out.
 pub fn parse(out: &mut Vec<u8>, name: &[u8], sql: &[u8], oids_raw: &[u8]) {
     message(out, tag::PARSE, |out| {
         put_text(out, name);
@@ -114,8 +114,8 @@ pub fn parse(out: &mut Vec<u8>, name: &[u8], sql: &[u8], oids_raw: &[u8]) {
     });
 }
 
-/// Appends the start of a Bind: its head and both names. Exactly `rest_bytes` more bytes (formats and
-/// values) must follow from elsewhere.
+/// Appends the start of a Bind: its head and both names. Exactly `rest_bytes` more bytes (formats
+/// and values) must follow from elsewhere.
 pub fn bind_head(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], rest_bytes: usize) {
     out.push(tag::BIND);
     counted(out, rest_bytes, |out| {
@@ -250,7 +250,8 @@ pub fn parameter_status(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     });
 }
 
-/// Appends a BackendKeyData. `secret` has 4 bytes for clients of protocol 3.0, up to 256 from 3.2 on.
+/// Appends a BackendKeyData. `secret` has 4 bytes for clients of protocol 3.0, up to 256 from 3.2
+/// on.
 pub fn backend_key_data(out: &mut Vec<u8>, pid: u32, secret: &[u8]) {
     message(out, tag::BACKEND_KEY_DATA, |out| {
         put_u32(out, pid);
