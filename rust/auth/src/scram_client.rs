@@ -26,8 +26,9 @@ pub struct ScramKeys {
 }
 
 impl ScramKeys {
-    /// Derives the keys (PBKDF2). Blocks in proportion to `iterations` (0 counts as 1; about half a
-    /// millisecond per thousand): never for an unbounded count, never on the engine's thread.
+    /// Derives the keys (PBKDF2). Blocks in proportion to `iterations` (0 counts as 1; about a
+    /// quarter of a millisecond per thousand): never for an unbounded count, never on the engine's
+    /// thread.
     #[must_use]
     pub fn derive(password: &[u8], salt: &[u8], iterations: u32) -> Self {
         Self::from_salted(&scram::salted_password(password, salt, iterations))

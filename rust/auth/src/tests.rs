@@ -355,7 +355,9 @@ proptest! {
     }
 
     #[test]
-    fn no_garbage_passes_or_panics(bytes in vec(any::<u8>(), 0..100), text in "[a-z=,0-9$:]{0,60}") {
+    fn no_garbage_passes_or_panics(
+        bytes in vec(any::<u8>(), 0..100), text in "[a-z=,0-9$:]{0,60}",
+    ) {
         for message in [&bytes[..], text.as_bytes()] {
             let (mut client, mut server, challenge) = asked(&verifier());
             prop_assert!(server.finish(message).is_err());
@@ -369,7 +371,9 @@ proptest! {
     }
 
     #[test]
-    fn one_changed_byte_anywhere_keeps_a_client_out(at in any::<proptest::sample::Index>(), bit in 0..8) {
+    fn one_changed_bit_anywhere_keeps_a_client_out(
+        at in any::<proptest::sample::Index>(), bit in 0..8,
+    ) {
         let (mut client, mut server, challenge) = asked(&verifier());
         client.server_first(&challenge, 2).unwrap();
         let mut last = client.finish(&ScramKeys::derive(b"pencil", b"salt", 2)).unwrap();

@@ -87,7 +87,8 @@ impl Verifier {
     }
 
     /// Makes the verifier of a password. `salt` is 16 random bytes with PostgreSQL, `iterations` at
-    /// least 1 (0 counts as 1). Blocks for about half a millisecond per thousand iterations.
+    /// least 1 (0 counts as 1). Blocks for about a quarter of a millisecond per thousand
+    /// iterations.
     #[must_use]
     pub fn from_password(password: &[u8], salt: &[u8], iterations: u32) -> Self {
         let keys = ScramKeys::derive(password, salt, iterations);
