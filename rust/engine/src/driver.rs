@@ -1,0 +1,104 @@
+//! The completion-shaped seam between the loop and the way the kernel is asked.
+//!
+//! A driver hands out *completions*: bytes have arrived, a connection is made, a queue has drained. What
+//! was received stays valid until [`Driver::submit`] takes it back, and every send made from it is
+//! done or copied by then. A driver keeps one send in flight a socket, in order. epoll (`epoll.rs`)
+//! turns readiness into completions; an io_uring driver gets them from its ring. Neither the core nor
+//! the loop knows which one runs. Next on the path: `epoll.rs`.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+
+use proxy_core::event::Event;
+use proxy_core::ids::{ClientId, Conn};
+use proxy_core::sink::{Address, ChunkId, Gone, Now, Peer};
+
+/// Something that happened; `C` owns received bytes.
+#[derive(Debug)]
+pub(crate) enum Completion<C> {
+    /// A client connected. The loop adopts the socket or drops it, which closes it.
+    Accepted(OwnedFd, Peer),
+    /// A connection asked for by [`Driver::connect`] is made.
+    Connected(Conn),
+    /// Bytes arrived.
+    Received(Conn, C),
+    /// A client's sending side has ended; it may still read.
+    Eof(Conn),
+    /// A connection has ended and the driver has forgotten it.
+    Gone(Conn, Gone),
+    /// More than `QUEUE_HIGH` bytes wait for this connection.
+    Congested(Conn),
+    /// Fewer than `QUEUE_LOW` bytes wait again.
+    Drained(Conn),
+    /// A command waits in the ring.
+    Woken,
+    /// Something for the operator.
+    Notice(Event),
+}
+
+/// Received bytes that a driver lends out.
+pub(crate) trait Received {
+    /// The name by which a send refers to them.
+    fn id(&self) -> ChunkId;
+    /// The bytes, at least one.
+    fn bytes(&self) -> &[u8];
+}
+
+/// One way to ask the kernel. Calls with a stale id do nothing.
+pub(crate) trait Driver {
+    /// Owned received bytes.
+    type Chunk: Received;
+
+    /// Waits until something completes, at most `timeout_ms` milliseconds.
+    ///
+    /// # Errors
+    /// A broken driver, which is a bug of ours; the loop ends.
+    fn wait(&mut self, timeout_ms: u64) -> io::Result<()>;
+
+    /// The next completion of this turn; `None` ends the turn. Never blocks.
+    fn next(&mut self, now: Now) -> Option<Completion<Self::Chunk>>;
+
+    /// Makes an accepted socket the connection of a client.
+    fn adopt(&mut self, id: ClientId, socket: OwnedFd);
+
+    /// Queues a range of the chunk that is being handled.
+    fn send(&mut self, to: Conn, range: Range<usize>);
+
+    /// Queues a copy of these bytes.
+    fn send_own(&mut self, to: Conn, bytes: &[u8]);
+
+    /// Opens a connection.
+    fn connect(&mut self, conn: Conn, address: &Address);
+
+    /// Ends our sending after what was queued; reading goes on.
+    fn shutdown(&mut self, conn: Conn);
+
+    /// Ends a connection after what was queued for it, also in this call; `chunk` holds the bytes
+    /// that queued ranges refer to.
+    fn close(&mut self, conn: Conn, chunk: &[u8], now: Now);
+
+    /// Stops reading.
+    fn pause_read(&mut self, conn: Conn);
+
+    /// Reads again.
+    fn resume_read(&mut self, conn: Conn);
+
+    /// Carries out what one call of the core has queued, and takes its chunk back.
+    fn submit(&mut self, chunk: Option<Self::Chunk>);
+
+    /// Closes the listeners.
+    fn stop_listening(&mut self);
+
+    /// Does what is due; called when the time of `poll_deadline` has come.
+    fn handle_timeouts(&mut self, now: Now);
+
+    /// When the driver has work of its own to do.
+    fn poll_deadline(&self) -> Option<Now>;
+
+    /// Closed connections that still deliver what was sent to them.
+    fn lingering(&self) -> usize;
+
+    /// Counters by name.
+    fn rows(&self) -> Vec<(&'static str, u64)>;
+}

@@ -1,0 +1,42 @@
+//! Every limit of the engine, with unit and reason. The core's own are in `proxy_core::limits`.
+
+/// Bytes of the receive buffer: a turn of a large result costs one system call for each 64 KiB, and
+/// the buffer still fits a core's cache beside the work that is done with it.
+pub(crate) const RECEIVE_BYTES: usize = 64 * 1024;
+/// Receives from one socket in one turn, so that a flood does not starve its neighbours.
+pub(crate) const RECEIVES_PER_TURN: u8 = 4;
+/// Receives from a server whose sending side broke, to save its last words (its FATAL message).
+pub(crate) const LAST_WORDS_RECEIVES: u8 = 16;
+/// Bytes queued towards a connection above which the core is told to pause the other side.
+pub(crate) const QUEUE_HIGH: usize = 256 * 1024;
+/// Bytes queued below which it is told to go on; far from the former, so that it does not flutter.
+pub(crate) const QUEUE_LOW: usize = 64 * 1024;
+/// Slices of one `sendmsg`; a longer list takes a second call.
+pub(crate) const SLICES_PER_SEND: usize = 32;
+/// Connections accepted in one turn, so that a login storm does not starve the running queries.
+pub(crate) const ACCEPTS_PER_TURN: u8 = 64;
+/// How long accepting pauses when descriptors or memory ran out, in milliseconds.
+pub(crate) const ACCEPT_PAUSE_MS: u64 = 1_000;
+/// How long a closed connection may take to accept what was sent to it, in milliseconds.
+pub(crate) const LINGER_MS: u64 = 5_000;
+/// Closed connections that may linger at a time; the oldest gives way to a new one.
+pub(crate) const LINGERING_MAX: usize = 1_024;
+/// Longest wait in milliseconds: the heartbeat must move even when nothing happens.
+pub(crate) const WAIT_MS_MAX: u64 = 1_000;
+/// Readiness events of one wait.
+pub(crate) const READY_PER_WAIT: usize = 256;
+/// Events on their way to Python; more are dropped and counted.
+pub(crate) const EVENTS_MAX: usize = 1_024;
+/// Commands on their way to the engine.
+pub(crate) const COMMANDS_MAX: usize = 256;
+/// Bytes (or entries) of a reused list kept between calls; a rare larger one is given back.
+pub(crate) const REUSE_MAX: usize = 64 * 1024;
+/// Seconds without traffic before the first keepalive probe.
+pub(crate) const KEEPALIVE_IDLE_S: u64 = 60;
+/// Seconds between keepalive probes.
+pub(crate) const KEEPALIVE_INTERVAL_S: u64 = 10;
+/// Unanswered keepalive probes after which the peer is dead.
+pub(crate) const KEEPALIVE_PROBES: u32 = 3;
+/// Milliseconds that bytes sent to a server may stay unacknowledged (TCP_USER_TIMEOUT): a server
+/// behind a dead link is noticed by this, not by the retransmission limit of a quarter of an hour.
+pub(crate) const SERVER_UNACKED_MS: u32 = 30_000;

@@ -1,0 +1,121 @@
+//! Sockets: making, accepting and connecting them, and what their errors mean.
+//!
+//! All are non-blocking and close-on-exec. Options that a socket cannot have are no reason to lose it.
+//! Next on the path: `conn.rs`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use proxy_core::sink::{Address, Gone, Peer};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, connect,
+    recv, socket_with, sockopt,
+};
+
+use crate::limits::{KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, SERVER_UNACKED_MS};
+
+const SOCKET_FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+
+/// Accepts one connection.
+///
+/// # Errors
+/// As `accept4(2)`.
+pub(crate) fn accept(listener: impl AsFd, unix: bool) -> Result<(OwnedFd, Peer), Errno> {
+    let (fd, address) = acceptfrom_with(listener, SOCKET_FLAGS)?;
+    if unix {
+        return Ok((fd, Peer::Unix));
+    }
+    set_tcp_options(&fd);
+    let address = address.and_then(|any| SocketAddr::try_from(any).ok());
+    // A peer that is gone already may have no address; its first receive says so.
+    let ip = address.map_or_else(|| std::net::Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
+    Ok((fd, Peer::Tcp(ip.to_canonical())))
+}
+
+/// Starts a connection. `true`: it is made already.
+///
+/// # Errors
+/// Why there can be none; a Unix socket tells at once.
+pub(crate) fn start_connect(address: &Address) -> Result<(OwnedFd, bool), Errno> {
+    let family = match address {
+        Address::Tcp(SocketAddr::V4(_)) => AddressFamily::INET,
+        Address::Tcp(SocketAddr::V6(_)) => AddressFamily::INET6,
+        Address::Unix(_) => AddressFamily::UNIX,
+    };
+    let fd = socket_with(family, SocketType::STREAM, SOCKET_FLAGS, None)?;
+    let started = match address {
+        Address::Tcp(address) => {
+            set_tcp_options(&fd);
+            let _ = sockopt::set_tcp_user_timeout(&fd, SERVER_UNACKED_MS);
+            connect(&fd, address)
+        }
+        Address::Unix(path) => connect(&fd, &SocketAddrUnix::new(path.as_str())?),
+    };
+    match started {
+        Ok(()) => Ok((fd, true)),
+        Err(Errno::INPROGRESS | Errno::INTR) => Ok((fd, false)),
+        Err(error) => Err(error),
+    }
+}
+
+/// What became of a connection that was started.
+///
+/// # Errors
+/// Why it was not made.
+pub(crate) fn finish_connect(fd: impl AsFd) -> Result<(), Errno> {
+    sockopt::socket_error(fd)?
+}
+
+/// The error that is pending on a socket, if any; asking clears it.
+pub(crate) fn pending_error(fd: impl AsFd) -> Option<Errno> {
+    match sockopt::socket_error(fd) {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) | Err(error) => Some(error),
+    }
+}
+
+/// Receives once; `Ok(0)` is end of file.
+///
+/// # Errors
+/// As `recv(2)`; never EINTR.
+#[inline]
+pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        match recv(fd.as_fd(), &mut *buffer, RecvFlags::DONTWAIT) {
+            Err(Errno::INTR) => {}
+            Ok((received, _)) => return Ok(received),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Why an attempt to connect failed, in the core's words.
+pub(crate) fn refusal(error: Errno) -> Gone {
+    match error {
+        Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::NETDOWN => {
+            Gone::Unreachable
+        }
+        Errno::CONNRESET => Gone::Reset,
+        other => Gone::Refused(io::Error::from(other).kind()),
+    }
+}
+
+/// Why an open connection ended, in the core's words.
+pub(crate) fn loss(error: Errno) -> Gone {
+    match error {
+        Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH => Gone::Unreachable,
+        _ => Gone::Reset,
+    }
+}
+
+/// No delay for small messages, and probes that find dead peers.
+fn set_tcp_options(fd: &OwnedFd) {
+    let _ = sockopt::set_tcp_nodelay(fd, true);
+    let _ = sockopt::set_socket_keepalive(fd, true);
+    let _ = sockopt::set_tcp_keepidle(fd, Duration::from_secs(KEEPALIVE_IDLE_S));
+    let _ = sockopt::set_tcp_keepintvl(fd, Duration::from_secs(KEEPALIVE_INTERVAL_S));
+    let _ = sockopt::set_tcp_keepcnt(fd, KEEPALIVE_PROBES);
+}
