@@ -466,6 +466,7 @@ impl Statements {
             Token::SetSeed => Effects::SEED,
             Token::AdvisoryLock => Effects::ADVISORY_LOCK,
             Token::Foreign => Effects::FOREIGN_SESSION,
+            Token::RunsText => Effects::UNSURE,
             // A call within the arguments of another is not followed.
             Token::SetConfig if self.set_config.depth != 0 => Effects::SET_CONFIG,
             Token::SetConfig => {

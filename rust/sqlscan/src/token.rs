@@ -68,12 +68,16 @@ macro_rules! words {
             UnlockAll,
             /// Functions whose state DISCARD ALL leaves alone.
             Foreign,
+            /// Functions that run SQL given as text.
+            RunsText,
         }
 
         #[allow(non_upper_case_globals)]
         mod head {
             $(pub(super) const $word: u64 = super::pack($text);)+
         }
+
+        const WORDS: &[&[u8]] = &[$($text),+];
 
         /// The plain words, by their first eight bytes.
         fn word(head: u64, name: &[u8]) -> Token {
@@ -111,58 +115,97 @@ words! {
     PgTemp = b"pg_temp",
 }
 
-const PG_TEMP_N: u64 = pack(b"pg_temp_");
-const SET_CONFIG: u64 = pack(b"set_config");
-const SET_LIMIT: u64 = pack(b"set_limit");
-const NEXTVAL: u64 = pack(b"nextval");
-const SETVAL: u64 = pack(b"setval");
-const CURRVAL: u64 = pack(b"currval");
-const LASTVAL: u64 = pack(b"lastval");
-const SETSEED: u64 = pack(b"setseed");
-const PG_ADVISORY: u64 = pack(b"pg_advisory_");
-const PG_TRY_ADVISORY: u64 = pack(b"pg_try_advisory_");
-const DBLINK_CONNECT: u64 = pack(b"dblink_connect");
-const PG_REPLICATION: u64 = pack(b"pg_replication_");
-const PG_BACKUP: u64 = pack(b"pg_backup_start");
-const PG_START: u64 = pack(b"pg_start_backup");
-const PG_CREATE: u64 = pack(b"pg_create_");
-const PG_COPY: u64 = pack(b"pg_copy_");
+/// Functions by their whole names.
+const CALLS: [(&[u8], Token); 20] = [
+    (b"set_config", Token::SetConfig),
+    (b"set_limit", Token::SetLimit),
+    (b"nextval", Token::SequenceWrite),
+    (b"setval", Token::SequenceWrite),
+    (b"currval", Token::SequenceRead),
+    (b"lastval", Token::SequenceRead),
+    (b"setseed", Token::SetSeed),
+    (b"pg_advisory_unlock_all", Token::UnlockAll),
+    (b"pg_replication_origin_session_setup", Token::Foreign),
+    (b"pg_backup_start", Token::Foreign),
+    (b"pg_start_backup", Token::Foreign),
+    (b"pg_create_logical_replication_slot", Token::Foreign),
+    (b"pg_create_physical_replication_slot", Token::Foreign),
+    (b"pg_copy_logical_replication_slot", Token::Foreign),
+    (b"pg_copy_physical_replication_slot", Token::Foreign),
+    (b"query_to_xml", Token::RunsText),
+    (b"query_to_xmlschema", Token::RunsText),
+    (b"query_to_xml_and_xmlschema", Token::RunsText),
+    (b"ts_stat", Token::RunsText),
+    (b"ts_rewrite", Token::RunsText),
+];
 
-/// The function names and the numbered temporary schemas, by their first eight bytes.
+/// Functions and schemas by the beginnings of their names.
+const FAMILIES: [(&[u8], Token); 4] = [
+    (b"pg_advisory_lock", Token::AdvisoryLock),
+    (b"pg_try_advisory_lock", Token::AdvisoryLock),
+    (b"dblink_connect", Token::Foreign),
+    (b"pg_temp_", Token::PgTemp),
+];
+
+/// The functions and the numbered temporary schemas, by their first eight bytes, then whole.
 fn call(head: u64, name: &[u8]) -> Token {
-    let is = |text: &[u8]| name.eq_ignore_ascii_case(text);
+    let same = |text: &[u8]| pack(text) == head && name.eq_ignore_ascii_case(text);
+    if let Some((_, token)) = CALLS.iter().find(|(text, _)| same(text)) {
+        return *token;
+    }
     let begins =
         |text: &[u8]| name.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text));
-    let found = match head {
-        PG_TEMP_N if name.get(8..).is_some_and(|n| n.iter().all(u8::is_ascii_digit)) => {
-            Token::PgTemp
-        }
-        SET_CONFIG if is(b"set_config") => Token::SetConfig,
-        SET_LIMIT if is(b"set_limit") => Token::SetLimit,
-        NEXTVAL if is(b"nextval") => Token::SequenceWrite,
-        SETVAL if is(b"setval") => Token::SequenceWrite,
-        CURRVAL if is(b"currval") => Token::SequenceRead,
-        LASTVAL if is(b"lastval") => Token::SequenceRead,
-        SETSEED if is(b"setseed") => Token::SetSeed,
-        PG_ADVISORY if begins(b"pg_advisory_lock") => Token::AdvisoryLock,
-        PG_ADVISORY if is(b"pg_advisory_unlock_all") => Token::UnlockAll,
-        PG_TRY_ADVISORY if begins(b"pg_try_advisory_lock") => Token::AdvisoryLock,
-        DBLINK_CONNECT if begins(b"dblink_connect") => Token::Foreign,
-        PG_REPLICATION if is(b"pg_replication_origin_session_setup") => Token::Foreign,
-        PG_BACKUP if is(b"pg_backup_start") => Token::Foreign,
-        PG_START if is(b"pg_start_backup") => Token::Foreign,
-        PG_CREATE if is(b"pg_create_logical_replication_slot") => Token::Foreign,
-        PG_CREATE if is(b"pg_create_physical_replication_slot") => Token::Foreign,
-        PG_COPY if is(b"pg_copy_logical_replication_slot") => Token::Foreign,
-        PG_COPY if is(b"pg_copy_physical_replication_slot") => Token::Foreign,
-        _ => Token::Name,
+    match FAMILIES.iter().find(|(text, _)| begins(text)) {
+        // A schema's number, or another name altogether.
+        Some((_, Token::PgTemp)) if !name.iter().skip(8).all(u8::is_ascii_digit) => Token::Name,
+        Some((_, token)) => *token,
+        None => Token::Name,
+    }
+}
+
+/// For each first letter (its low five bits) the lengths of the names that matter, one a bit; the
+/// highest bit stands for all longer ones. Most names of a query end their look-up here.
+static LENGTHS: [u32; 32] = {
+    let mut lengths = [0; 32];
+    let mut i = 0;
+    while i < WORDS.len() {
+        let (letter, bit) = length_bit(WORDS[i]);
+        lengths[letter] |= bit;
+        i += 1;
+    }
+    i = 0;
+    while i < CALLS.len() {
+        let (letter, bit) = length_bit(CALLS[i].0);
+        lengths[letter] |= bit;
+        i += 1;
+    }
+    i = 0;
+    while i < FAMILIES.len() {
+        let (letter, bit) = length_bit(FAMILIES[i].0);
+        // This length and every longer one.
+        lengths[letter] |= !(bit - 1);
+        i += 1;
+    }
+    lengths
+};
+
+/// Where in [`LENGTHS`] a name belongs.
+const fn length_bit(name: &[u8]) -> (usize, u32) {
+    let letter = match name {
+        [first, ..] => (*first & 31) as usize,
+        [] => 0,
     };
-    found
+    (letter, 1 << if name.len() < 31 { name.len() } else { 31 })
 }
 
 impl Token {
     /// The token of an unquoted name: letters fold, as PostgreSQL's do.
+    #[inline]
     pub(crate) fn of_name(name: &[u8]) -> Self {
+        let (letter, bit) = length_bit(name);
+        if LENGTHS[letter] & bit == 0 {
+            return Self::Name;
+        }
         word(pack(name), name)
     }
 

@@ -81,7 +81,8 @@ impl Effects {
     /// The scan does not know: the text ends inside a literal, a quoted name, a block comment, a
     /// dollar quote or the BEGIN ATOMIC body of a routine; a dollar quote's tag is longer than 64
     /// bytes (the rest is not looked at, nor counted); a `U&"…"` name holds an escape, names a
-    /// function or has UESCAPE; a SET LOCAL or a local `set_config` holds a backslash or UESCAPE.
+    /// function or has UESCAPE; a function runs SQL given as text (`query_to_xml` and its kin,
+    /// `ts_stat`, `ts_rewrite`); a SET or `set_config` statement holds a backslash or UESCAPE.
     pub const UNSURE: Self = Self(1 << 15);
 
     /// The empty set.

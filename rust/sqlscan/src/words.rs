@@ -33,7 +33,7 @@ const CHANGING: [&[u8]; 22] = [
 ];
 
 /// Beginnings of words that can change the session from inside a DO.
-const CHANGING_STARTS: [&[u8]; 7] = [
+const CHANGING_STARTS: [&[u8]; 8] = [
     b"pg_temp_",
     b"pg_advisory_",
     b"pg_try_advisory",
@@ -41,6 +41,7 @@ const CHANGING_STARTS: [&[u8]; 7] = [
     b"pg_replication_",
     b"pg_backup_",
     b"pg_create_",
+    b"query_to_xml",
 ];
 
 /// What the words have shown so far.

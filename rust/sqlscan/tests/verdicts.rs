@@ -1,7 +1,7 @@
 //! What each kind of statement leaves behind: a table of texts with their verdicts.
 //!
-//! Not about cuts or hostile bytes (`properties.rs`). Everything here that leaves state was checked
-//! on PostgreSQL 15. Next on the path: `properties.rs`.
+//! Not about cuts or hostile bytes (`properties.rs`). They were run on
+//! PostgreSQL 15: none that left state there goes without an effect. Next on the path: `properties.rs`.
 
 use sqlscan::{Class, Effects, Reset, Verdict, scan};
 
@@ -334,6 +334,37 @@ fn statements_are_counted_and_the_first_is_classed() {
         assert_eq!((count, first), (statements, class), "{sql}");
     }
     assert_eq!(scan("SELECT 1;".repeat(70_000).as_bytes()).statements, u16::MAX);
+}
+
+#[test]
+fn what_postgresql_was_seen_to_keep_has_an_effect() {
+    for sql in [
+        "select $\u{e9}$;$\u{e9}$;set a.b=1",
+        "select 1e5;set a.b=1",
+        "select 1 -/*;*/- 2;set a.b=1",
+        "select 1 \"a\"\"\";set a.b=1",
+        "select 'a'\n'\\' ;set a.b=1;--'",
+        "select E'a'\n'\\'' ;set a.b=1;--'",
+        "select n'a\\';set a.b=1;--'",
+        "explain (analyze) update pg_settings set setting='123' where name='work_mem'",
+        "update only pg_catalog.pg_settings as p set setting='1' where name='work_mem'",
+        "select query_to_xml('select set_config(''a.b'',''1'',false)',true,true,'')",
+        "explain analyze (select pg_advisory_lock(1))",
+        "copy (select set_config('a.b','1',false)) to stdout",
+        "create or replace temp recursive view v(a) as select 1",
+        "with q as (select 1) select * into temp z from q",
+        "begin; set local search_path=PG_TEMP; create table zq(a int); commit",
+        "begin; select set_config('search_path','PG_TEMP',true); create table z(a int); commit",
+        "create function f() returns int begin atomic select 1 end; end;set a.b=1",
+        "create function f() returns int begin atomic select 1 case; select 2; end;set a.b=1",
+        "do $$begin perform U&\"s\\0065t_config\" ('a.b','1',false); end$$",
+        "do language 'plpgsql' $$begin set a.b=1; end$$",
+        "begin; declare q cursor with hold for select 1; commit",
+        "set xml option document",
+        "set time zone local",
+    ] {
+        assert!(!scan(sql.as_bytes()).effects.is_empty(), "{sql}");
+    }
 }
 
 #[test]
