@@ -86,9 +86,9 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
         Ok(())
     }
 
-    /// The ring to Python.
-    pub(crate) const fn events(&mut self) -> &mut EventSender {
-        &mut self.events
+    /// Ends the engine, which closes every socket, and keeps the ring to Python.
+    pub(crate) fn into_events(self) -> EventSender {
+        self.events
     }
 
     /// Whether `run` is done.

@@ -5,8 +5,8 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ const STATS_WAIT: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     heartbeat: AtomicU64,
+    finished: AtomicBool,
     snapshot: Mutex<Snapshot>,
     published: Condvar,
 }
@@ -67,43 +68,25 @@ impl Shared {
     }
 }
 
-/// A running engine. Dropping it ends every client.
+/// An engine. Dropping it ends every client.
 #[derive(Debug)]
 pub struct Handle {
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Thread>,
     commands: CommandSender,
     events: EventReceiver,
     shared: Arc<Shared>,
 }
 
-/// Starts the engine thread. Call it after the last fork: threads do not survive one.
-///
-/// # Errors
-/// The process is out of descriptors, memory or threads, or a listener is no socket.
-pub fn start(settings: Settings) -> io::Result<Handle> {
-    let (events_in, events) = ring::events()?;
-    let (commands, commands_out) = ring::commands()?;
-    let shared = Arc::new(Shared::default());
-    let driver = Epoll::new(settings.listeners, commands_out.fd())?;
-    let mut seed = [0_u8; 32];
-    getrandom(&mut seed, GetRandomFlags::empty())?;
-    let start = Start {
-        config: settings.config,
-        seed,
-        driver,
-        events: events_in,
-        commands: commands_out,
-        shared: Arc::clone(&shared),
-    };
-    let blocked = Blocked::all()?;
-    let thread = thread::Builder::new()
-        .name("pyproxy-engine".to_owned())
-        .spawn(move || run_or_abort(start))?;
-    drop(blocked);
-    Ok(Handle { thread: Mutex::new(Some(thread)), commands, events, shared })
+/// The engine thread's life: made, running, joined.
+#[derive(Debug)]
+enum Thread {
+    Ready(Box<Start>),
+    Running(JoinHandle<()>),
+    Ended,
 }
 
 /// What the new thread needs; the core itself is built there.
+#[derive(Debug)]
 struct Start {
     config: Config,
     seed: [u8; 32],
@@ -128,14 +111,71 @@ fn run_or_abort(start: Start) {
     let _guard = AbortOnPanic;
     let Start { config, seed, driver, events, commands, shared } = start;
     let core = Core::new(config, seed, clock());
-    let mut engine = Engine::new(core, driver, events, commands, shared);
-    if let Err(error) = engine.run() {
+    let mut engine = Engine::new(core, driver, events, commands, Arc::clone(&shared));
+    let outcome = engine.run();
+    let mut events = engine.into_events();
+    if let Err(error) = outcome {
         let text = format!("the engine's loop has failed: {error}");
-        engine.events().send(Event::Log { level: Level::Error, text });
+        events.send(Event::Log { level: Level::Error, text });
     }
+    // The reader looks whether the engine has ended whenever the bell rings.
+    shared.finished.store(true, Ordering::Release);
+    events.ring();
 }
 
 impl Handle {
+    /// Makes an engine that does nothing yet; commands and its event descriptor work already.
+    ///
+    /// # Errors
+    /// The process is out of descriptors, or a listener is no socket.
+    pub fn new(settings: Settings) -> io::Result<Self> {
+        let (events_in, events) = ring::events()?;
+        let (commands, commands_out) = ring::commands()?;
+        let shared = Arc::new(Shared::default());
+        let mut seed = [0_u8; 32];
+        getrandom(&mut seed, GetRandomFlags::empty())?;
+        let start = Box::new(Start {
+            config: settings.config,
+            seed,
+            driver: Epoll::new(settings.listeners, commands_out.fd())?,
+            events: events_in,
+            commands: commands_out,
+            shared: Arc::clone(&shared),
+        });
+        Ok(Self { thread: Mutex::new(Thread::Ready(start)), commands, events, shared })
+    }
+
+    /// Starts the thread; a second call does nothing. Call it after the last fork, since threads do
+    /// not survive one.
+    ///
+    /// # Errors
+    /// The process is out of threads or memory; the engine is lost then.
+    pub fn start(&self) -> io::Result<()> {
+        let mut thread = self.thread();
+        match std::mem::replace(&mut *thread, Thread::Ended) {
+            Thread::Ready(start) => {
+                let _blocked = Blocked::all()?;
+                let running = thread::Builder::new()
+                    .name("pyproxy-engine".to_owned())
+                    .spawn(move || run_or_abort(*start))?;
+                *thread = Thread::Running(running);
+            }
+            other => *thread = other,
+        }
+        Ok(())
+    }
+
+    fn command(&self, command: Command) -> io::Result<()> {
+        match self.commands.send(command) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Thread> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The descriptor that is readable while events wait; valid as long as the handle.
     #[must_use]
     pub fn event_fd(&self) -> BorrowedFd<'_> {
@@ -151,9 +191,9 @@ impl Handle {
     /// Drains: no new clients, the others end when they are idle; then the thread ends.
     ///
     /// # Errors
-    /// `BrokenPipe`: the engine has ended. `WouldBlock`: it does not take commands.
+    /// `WouldBlock`: the engine does not take commands. One that has ended has nothing to do.
     pub fn stop(&self) -> io::Result<()> {
-        self.commands.send(Command::Stop)
+        self.command(Command::Stop)
     }
 
     /// Ends every client with 57P01 and then the thread.
@@ -161,7 +201,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::stop`].
     pub fn stop_now(&self) -> io::Result<()> {
-        self.commands.send(Command::StopNow)
+        self.command(Command::StopNow)
     }
 
     /// Answers `Event::ServerKeysNeeded`: SCRAM keys derived with this salt and iteration count for the
@@ -176,7 +216,7 @@ impl Handle {
         iterations: u32,
         keys: auth::ScramKeys,
     ) -> io::Result<()> {
-        self.commands.send(Command::Keys(ServerKeys { credential, salt, iterations, keys }))
+        self.command(Command::Keys(ServerKeys { credential, salt, iterations, keys }))
     }
 
     /// Counters, fresh if the engine answers within a quarter of a second, else those of its last
@@ -203,24 +243,25 @@ impl Handle {
         self.shared.heartbeat.load(Ordering::Relaxed)
     }
 
-    /// Whether the thread has ended.
+    /// Whether the engine has run and ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.shared.finished.load(Ordering::Acquire)
     }
 
     /// Waits for the thread's end; call [`Handle::stop`] first.
     pub fn join(&self) {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A panic in it has ended the process: there is no error to look at.
-        let _ = thread.map(JoinHandle::join);
+        let thread = std::mem::replace(&mut *self.thread(), Thread::Ended);
+        if let Thread::Running(thread) = thread {
+            // A panic in it has ended the process: there is no error to look at.
+            let _ = thread.join();
+        }
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // An engine that has ended needs no telling.
+        // It fails only for an engine that takes no commands, which no telling can help.
         let _ = self.stop_now();
     }
 }

@@ -23,5 +23,5 @@ mod ring;
 mod signals;
 mod sink;
 
-pub use handle::{Handle, Rows, Settings, start};
+pub use handle::{Handle, Rows, Settings};
 pub use listen::Listener;

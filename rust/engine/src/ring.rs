@@ -80,6 +80,11 @@ impl EventSender {
         }
     }
 
+    /// Wakes the reader without an event.
+    pub(crate) fn ring(&self) {
+        self.shared.bell.ring();
+    }
+
     /// Events dropped so far because the ring was full.
     pub(crate) fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
