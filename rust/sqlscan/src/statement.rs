@@ -165,8 +165,8 @@ impl Statements {
         self.effects |= Effects::UNSURE;
     }
 
-    /// Ends the text.
-    pub(crate) fn finish(mut self) -> Verdict {
+    /// Ends the text; there is nothing to follow behind it.
+    pub(crate) fn finish(&mut self) -> Verdict {
         if self.body_depth > 0 {
             self.effects |= Effects::UNSURE;
         }

@@ -83,7 +83,7 @@ macro_rules! words {
         fn word(head: u64, name: &[u8]) -> Token {
             let (token, text): (Token, &[u8]) = match head {
                 $(head::$word => (Token::$word, $text),)+
-                _ => return call(head, name),
+                _ => return call(name),
             };
             // Equal heads of up to eight bytes are equal words: no name byte folds to zero.
             let same = if text.len() <= 8 {
@@ -147,9 +147,13 @@ const FAMILIES: [(&[u8], Token); 4] = [
     (b"pg_temp_", Token::PgTemp),
 ];
 
-/// The functions and the numbered temporary schemas, by their first eight bytes, then whole.
-fn call(head: u64, name: &[u8]) -> Token {
-    let same = |text: &[u8]| pack(text) == head && name.eq_ignore_ascii_case(text);
+/// The functions and the numbered temporary schemas.
+fn call(name: &[u8]) -> Token {
+    // Names with p are common and long; all of ours begin with `pg_`.
+    if matches!(name, [b'p' | b'P', _, third, ..] if *third != b'_') {
+        return Token::Name;
+    }
+    let same = |text: &[u8]| name.len() == text.len() && name.eq_ignore_ascii_case(text);
     if let Some((_, token)) = CALLS.iter().find(|(text, _)| same(text)) {
         return *token;
     }
@@ -200,13 +204,24 @@ const fn length_bit(name: &[u8]) -> (usize, u32) {
 
 impl Token {
     /// The token of an unquoted name: letters fold, as PostgreSQL's do.
-    #[inline]
     pub(crate) fn of_name(name: &[u8]) -> Self {
+        Self::of_name_in(name, name.len())
+    }
+
+    /// The token of the name that is the first `len` bytes of `text`.
+    #[inline]
+    pub(crate) fn of_name_in(text: &[u8], len: usize) -> Self {
+        let name = text.get(..len).unwrap_or_default();
         let (letter, bit) = length_bit(name);
         if LENGTHS[letter] & bit == 0 {
             return Self::Name;
         }
-        word(pack(name), name)
+        // With text enough behind the name one load takes it, and the rest of the load is cut off.
+        let head = match text.first_chunk::<8>() {
+            Some(_) if len < 8 => pack(text) & !(u64::MAX << (8 * len)),
+            _ => pack(name),
+        };
+        word(head, name)
     }
 
     /// The token of the inside of a quoted name: never a keyword, but still a function or a schema
