@@ -1,8 +1,8 @@
 //! Cuts SQL text into tokens as PostgreSQL's `scan.l` does, byte by byte and resumable anywhere.
 //!
 //! It knows literals, quoted names, dollar quotes, comments and names, nothing of statements. Each
-//! state has one function that takes as many bytes as it can; what a cut may divide (a name, the tag
-//! of a dollar quote) is kept in one small buffer. Next on the path: `token.rs`.
+//! state has one function that takes as many bytes as it can; what a cut may divide (a name, the
+//! tag of a dollar quote) is kept in one small buffer. Next on the path: `token.rs`.
 
 use crate::statement::Statements;
 use crate::token::Token;

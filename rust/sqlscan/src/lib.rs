@@ -5,8 +5,8 @@
 //! time and a fixed state. Whoever has a doubt pins: an effect too many costs a shared connection,
 //! an effect too few leaks one client's state to another.
 //!
-//! Two things that the text does not show are the caller's to know. The scan holds for sessions with
-//! `standard_conforming_strings` on (a plain literal knows no backslash), and for client encodings
+//! Two things that the text does not show are the caller's to know. The scan holds for sessions
+//! with `standard_conforming_strings` on (a plain literal knows no backslash), and for client encodings
 //! whose trailing bytes are never ASCII (not SJIS, BIG5, GBK, UHC, GB18030, JOHAB or
 //! SHIFT_JIS_2004, which may hide a backslash in a letter). Where either fails, treat every text as
 //! [`Effects::UNSURE`]. What functions of the user's own do is not visible here either.
@@ -25,8 +25,8 @@ pub use verdict::{Class, Effects, EffectsIter, Reset, Verdict};
 
 /// Looks at a whole text, as one [`Scanner`] that is fed once.
 ///
-/// `sql`: the text of a Query or Parse message without its final zero byte, any length. Returns what
-/// it may leave in the session; never fails (text that PostgreSQL refuses gets some verdict).
+/// `sql`: the text of a Query or Parse message without its final zero byte, any length. Returns
+/// what it may leave in the session; never fails (text that PostgreSQL refuses gets some verdict).
 #[must_use]
 pub fn scan(sql: &[u8]) -> Verdict {
     let mut scanner = Scanner::new();

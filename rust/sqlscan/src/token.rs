@@ -149,10 +149,6 @@ const FAMILIES: [(&[u8], Token); 4] = [
 
 /// The functions and the numbered temporary schemas.
 fn call(name: &[u8]) -> Token {
-    // Names with p are common and long; all of ours begin with `pg_`.
-    if matches!(name, [b'p' | b'P', _, third, ..] if *third != b'_') {
-        return Token::Name;
-    }
     let same = |text: &[u8]| name.len() == text.len() && name.eq_ignore_ascii_case(text);
     if let Some((_, token)) = CALLS.iter().find(|(text, _)| same(text)) {
         return *token;

@@ -1,7 +1,8 @@
 //! What each kind of statement leaves behind: a table of texts with their verdicts.
 //!
 //! Not about cuts or hostile bytes (`properties.rs`). They were run on
-//! PostgreSQL 15: none that left state there goes without an effect. Next on the path: `properties.rs`.
+//! PostgreSQL 15: none that left state there goes without an effect.
+//! Next on the path: `properties.rs`.
 
 use sqlscan::{Class, Effects, Reset, Verdict, scan};
 
