@@ -6,8 +6,8 @@
 //! an effect too few leaks one client's state to another.
 //!
 //! Two things that the text does not show are the caller's to know. The scan holds for sessions
-//! with `standard_conforming_strings` on (a plain literal knows no backslash), and for client encodings
-//! whose trailing bytes are never ASCII (not SJIS, BIG5, GBK, UHC, GB18030, JOHAB or
+//! with `standard_conforming_strings` on (a plain literal knows no backslash), and for client
+//! encodings whose trailing bytes are never ASCII (not SJIS, BIG5, GBK, UHC, GB18030, JOHAB or
 //! SHIFT_JIS_2004, which may hide a backslash in a letter). Where either fails, treat every text as
 //! [`Effects::UNSURE`]. What functions of the user's own do is not visible here either.
 //!
