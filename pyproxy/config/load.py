@@ -115,7 +115,7 @@ def _message(detail: ErrorDetails) -> str:
     if kind == "literal_error":
         word = detail["input"] if isinstance(detail["input"], str) else ""
         known = [part.strip(" '") for part in context["expected"].replace(" or ", ", ").split(",")]
-        return f"must be {context['expected']}" + (nearest(word, known) if len(known) > 2 else "")
+        return f"must be {context['expected']}" + nearest(word, known, show_all=False)
     if kind in {"greater_than_equal", "less_than_equal"}:
         bound = context.get("ge", context.get("le"))
         return f"must be at {'least' if 'ge' in context else 'most'} {bound}"

@@ -60,10 +60,10 @@ def show_path(path: Path) -> str:
     return text
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], *, show_all: bool = True) -> str:
     """Return ``; did you mean 'x'?`` for the most similar known word, or list what is known."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known here: {', '.join(names)}"
+    return f"; known here: {', '.join(names)}" if show_all and names else ""

@@ -199,6 +199,6 @@ def _remarks(section: BaseModel, path: Path, sources: Sources) -> Iterator[str]:
         elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
             for index, item in enumerate(value):
                 yield from _remarks(item, (*here, index), sources)
-        elif isinstance(extra, dict) and sources.written(here):
-            later = extra.get("later", "")
-            yield f"{sources.origin(here)}: {show_path(here)}: has no effect before {later}"
+        elif isinstance(extra, dict) and "later" in extra and sources.written(here):
+            what = f"{show_path(here)}: has no effect before {extra['later']}"
+            yield f"{sources.origin(here)}: {what}"

@@ -69,7 +69,7 @@ def read_logins(
     for number, proxy in enumerate(settings.proxy):
         for index, auth in enumerate(proxy.auth):
             path = ("proxy", number, "auth", index)
-            if auth.scheme in ("file", "trust"):
+            if auth.scheme in ("file", "trust") and auth.user != "*":
                 login = reader.login(auth, path)
                 if login is not None:
                     logins.append(login)
@@ -102,8 +102,8 @@ class _Reader:
 
     def from_environment(self, auth: Auth, here: Path, name: str) -> Login | None:
         value = self.environment.get(name, "")
-        if not value:
-            self.complain(here, f"environment variable {name} is not set")
+        if not value or not value.isprintable():
+            self.complain(here, f"environment variable {name} is not set, or not one line of text")
             return None
         if not value.startswith("SCRAM-SHA-256$"):
             return Login(auth, password=value)

@@ -1,0 +1,111 @@
+# The commands of a developer's day. `make` alone lists them.
+# PROFILE=ci builds the extension without link-time optimisation: quicker to build, slower to run.
+
+PROFILE ?= release
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export CARGO_TERM_COLOR ?= auto
+
+# The first interpreter that is new enough; the name alone says too little where pyenv is in use.
+PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo "$$each"; break; }; done)
+RUST_SOURCES := $(shell find rust -type f \( -name '*.rs' -o -name Cargo.toml \) 2>/dev/null)
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
+APT := $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq
+
+.DEFAULT_GOAL := help
+.PHONY: help build lint lint-rust lint-python test test-rust test-python bench wheel docs lock clean
+.PHONY: need-rust need-python need-servers
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "PROFILE=ci (now: $(PROFILE)) builds quicker and runs slower."
+
+build: $(BIN)/.built-$(PROFILE) ## make .venv, build the extension, install the pyproxy command
+
+lint: lint-rust lint-python ## formatting, clippy, licences, ruff, mypy, stubs, import contracts
+
+lint-rust: | need-rust
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then \
+		cargo deny --offline check bans licenses sources; \
+	else \
+		echo "lint: cargo-deny is not installed: left out (tests/test_tidy.py checks the sources)"; \
+	fi
+
+lint-python: $(BIN)/.built-$(PROFILE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest pyproxy._core --concise
+	$(BIN)/lint-imports --no-cache
+
+test: test-rust test-python ## all tests; installs PostgreSQL and PgBouncer where they are missing
+
+test-rust: | need-rust
+	cargo test --workspace --locked --quiet
+
+test-python: $(BIN)/.built-$(PROFILE) | need-servers
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: $(BIN)/.built-$(PROFILE) | need-servers ## side by side against the peers found on this machine
+	$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+wheel: $(BIN)/.installed | need-rust ## a wheel for this platform, in dist/
+	$(BIN)/maturin build --release --locked --out dist
+
+docs: $(BIN)/.built-$(PROFILE) ## write docs/configuration.md anew from the settings' table
+	$(BIN)/python -m pyproxy.config.reference > docs/configuration.md
+
+lock: | need-python ## pin the newest Python packages anew
+	tools=$$(mktemp -d) && $(PYTHON) -m venv "$$tools" && \
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"] \
+		["dependencies"], sep="\n")' > "$$tools/run.in" && \
+	"$$tools/bin/pip" install -q -r "$$tools/run.in" -r requirements-dev.in && \
+	{ echo "# Pinned by \`make lock\` from pyproject.toml and requirements-dev.in."; \
+		"$$tools/bin/pip" freeze; } > requirements-dev.lock && \
+	rm -r "$$tools"
+
+clean: ## remove everything that was built
+	rm -rf $(VENV) dist target .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -f pyproxy/_core*.so
+
+# Stamps, so that a second run does only what has changed.
+
+$(BIN)/.installed: requirements-dev.lock | need-python
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(APT) update && $(APT) install -y python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -r requirements-dev.lock
+	@touch $@
+
+$(BIN)/.built-$(PROFILE): $(BIN)/.installed $(RUST_SOURCES) Cargo.toml Cargo.lock pyproject.toml \
+		| need-rust
+	@rm -f $(BIN)/.built-*
+	$(BIN)/maturin develop --quiet --locked --profile $(PROFILE)
+	@touch $@
+
+# What a machine must have.
+
+need-python:
+	@[ -n "$(PYTHON)" ] || { echo "make: needs CPython 3.11 or newer; on Debian 12 or Ubuntu 24.04:" \
+		"apt install python3 python3-venv; elsewhere: https://www.python.org/downloads/"; exit 1; }
+
+need-rust:
+	@command -v cargo >/dev/null || { echo "make: needs a Rust toolchain, 1.85 or newer:" \
+		"curl --proto '=https' -sSf https://sh.rustup.rs | sh"; exit 1; }
+	@rustc --version | awk '{ split($$2, v, "."); exit !(v[1] > 1 || v[2] >= 85) }' || { \
+		echo "make: $$(rustc --version) is too old, 1.85 or newer is needed: rustup update stable" \
+		"(or see https://rustup.rs; the distribution's package may stay behind)"; exit 1; }
+	@command -v cc >/dev/null || { $(APT) update && $(APT) install -y gcc libc6-dev; } || { \
+		echo "make: needs a C linker: apt install gcc libc6-dev"; exit 1; }
+
+need-servers:
+	@{ [ -d /usr/lib/postgresql ] && [ -x /usr/sbin/pgbouncer ]; } \
+		|| { $(APT) update && $(APT) install -y postgresql pgbouncer; } || { \
+		echo "make: the tests need database servers: apt install postgresql pgbouncer"; exit 1; }

@@ -1,0 +1,122 @@
+"""Events of the engine become log lines and answers, and a flood does not hold the hub.
+
+Not here: the engine; a stand-in rings the same bell. Next on the path:
+`../process/test_arbiter.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from pyproxy.config.compile import Compiled
+from pyproxy.worker.bridge import DRAIN_MAX, Bridge
+from pyproxy.worker.keys import salted_password
+from tests.unit.test_config_check import GOOD
+from tests.unit.test_config_compile import compiled
+
+Event = tuple[str, dict[str, Any]]
+
+
+class StandIn:
+    """Has the engine's bell and ring."""
+
+    def __init__(self) -> None:
+        self.event_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.ring: list[Event] = []
+        self.drained: list[int] = []
+        self.keys: list[tuple[int, bytes, int, bytes]] = []
+
+    def push(self, *events: Event) -> None:
+        self.ring.extend(events)
+        os.eventfd_write(self.event_fd, 1)
+
+    def drain(self, most: int, /) -> list[Event]:
+        taken, self.ring = self.ring[:most], self.ring[most:]
+        self.drained.append(len(taken))
+        return taken
+
+    def set_server_keys(
+        self, credential: int, salt: bytes, iterations: int, salted_password: bytes, /
+    ) -> None:
+        self.keys.append((credential, salt, iterations, salted_password))
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Compiled:
+    """A configuration whose one user has the server password ``x``."""
+    return compiled(tmp_path, GOOD)
+
+
+@pytest.fixture
+def engine() -> Iterator[StandIn]:
+    """An engine that does nothing by itself."""
+    made = StandIn()
+    yield made
+    os.close(made.event_fd)
+
+
+def turn_until(condition: Any) -> None:
+    """Let the hub run until a condition holds."""
+    with gevent.Timeout(10):
+        while not condition():
+            gevent.get_hub().loop.run_callback(lambda: None)
+            gevent.idle()
+
+
+def test_events_become_log_lines_without_their_kind_being_known(
+    engine: StandIn, held: Compiled, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "pyproxy.worker")
+    woken: list[int] = []
+    bridge = Bridge(engine, held, lambda: woken.append(1))
+    engine.push(
+        ("login_failed", {"peer": "127.0.0.1", "user": "app", "reason": "no such user"}),
+        ("log", {"level": "error", "text": "accept paused"}),
+        ("something_new", {"a": 1}),
+    )
+    turn_until(lambda: woken)
+    bridge.close()
+    told = [(record.getMessage(), record.levelno) for record in caplog.records]
+    assert told == [
+        ("login_failed", logging.WARNING),
+        ("engine", logging.ERROR),
+        ("something_new", logging.INFO),
+    ]
+
+
+def test_server_keys_are_derived_off_the_hub_and_once_for_the_same_question(
+    engine: StandIn, held: Compiled
+) -> None:
+    bridge = Bridge(engine, held, lambda: None)
+    question = {"credential": 0, "salt": [1] * 16, "iterations": 4096}
+    engine.push(("server_keys_needed", question), ("server_keys_needed", question))
+    turn_until(lambda: engine.keys)
+    bridge.close()
+    salt = bytes([1] * 16)
+    assert engine.keys == [(0, salt, 4096, salted_password("x", salt, 4096))]
+
+
+def test_a_question_without_a_password_is_logged_and_not_answered(
+    engine: StandIn, held: Compiled, caplog: pytest.LogCaptureFixture
+) -> None:
+    bridge = Bridge(engine, held, lambda: None)
+    engine.push(("server_keys_needed", {"credential": 7, "salt": b"s", "iterations": 1}))
+    turn_until(lambda: caplog.records)
+    bridge.close()
+    assert caplog.records[0].getMessage() == "server_password_missing"
+    assert engine.keys == []
+
+
+def test_a_flood_is_taken_in_bounded_parts(engine: StandIn, held: Compiled) -> None:
+    bridge = Bridge(engine, held, lambda: None)
+    engine.push(*[("unpinned", {"client": n}) for n in range(3 * DRAIN_MAX + 1)])
+    turn_until(lambda: not engine.ring)
+    bridge.close()
+    assert engine.drained[:4] == [DRAIN_MAX, DRAIN_MAX, DRAIN_MAX, 1]
