@@ -91,6 +91,12 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
         self.events
     }
 
+    /// The core and the driver, for tests that run turn by turn.
+    #[cfg(test)]
+    pub(crate) const fn parts(&mut self) -> (&mut P, &mut D) {
+        (&mut self.core, &mut self.driver)
+    }
+
     /// Whether `run` is done.
     pub(crate) fn is_finished(&self) -> bool {
         self.stopping && self.core.is_stopped() && self.driver.lingering() == 0
@@ -130,13 +136,14 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
     }
 
     /// Handles every completion of this turn.
-    fn complete(&mut self) {
+    pub(crate) fn complete(&mut self) {
         while let Some(completion) = self.driver.next(self.now) {
             self.dispatch(completion);
         }
     }
 
-    fn dispatch(&mut self, completion: Completion<D::Chunk>) {
+    /// Hands one completion to the core.
+    pub(crate) fn dispatch(&mut self, completion: Completion<D::Chunk>) {
         match completion {
             Completion::Received(conn, chunk) => self.handle_received(conn, chunk),
             Completion::Accepted(socket, peer) => {

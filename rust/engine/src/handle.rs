@@ -66,6 +66,12 @@ impl Shared {
         snapshot.rows = rows;
         self.published.notify_all();
     }
+
+    /// The counters published last.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> Rows {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).rows.clone()
+    }
 }
 
 /// An engine. Dropping it ends every client.

@@ -22,6 +22,10 @@ mod receive;
 mod ring;
 mod signals;
 mod sink;
+#[cfg(test)]
+mod testbed;
+#[cfg(test)]
+mod tests;
 
 pub use handle::{Handle, Rows, Settings};
 pub use listen::Listener;
