@@ -17,10 +17,10 @@ from typing import Any
 
 from pyproxy.config.locate import key_lines
 from pyproxy.config.problems import ConfigError, Origin, Path, Problem
+from pyproxy.limits import CONFIG_BYTES_MAX
 
 ENV_PREFIX = "PYPROXY__"
 _SCALAR = re.compile(r"true|false|[+-]?\d+(\.\d+)?|[\[\"'{].*", re.DOTALL)
-_BYTES_MAX = 4 * 1024 * 1024
 
 
 @dataclass
@@ -84,7 +84,7 @@ def read_toml(file: FilePath) -> tuple[dict[str, Any], dict[Path, int]]:
     """
     try:
         raw = file.read_bytes()
-        if len(raw) > _BYTES_MAX:
+        if len(raw) > CONFIG_BYTES_MAX:
             raise ConfigError([Problem(Origin(str(file)), (), "is larger than 4 MiB")])
         text = raw.decode()
         data = tomllib.loads(text)

@@ -28,18 +28,16 @@ from typing import Any, NoReturn
 import gevent.monkey
 
 from pyproxy import exitcodes
+from pyproxy.limits import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    CRASH_WINDOW_S,
+    CRASHES_MAX,
+    INTERRUPT_DRAIN_S,
+    KILL_AFTER_S,
+)
 from pyproxy.log import log_event
 from pyproxy.supervisor.signals import HANDLED, SignalQueue
-
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 5.0
-CRASHES_MAX = 5
-"""So many crashes within ``CRASH_WINDOW_S`` stop the service: starting again does not help."""
-CRASH_WINDOW_S = 30.0
-KILL_AFTER_S = 5.0
-"""What a worker gets beyond its own drain before it is killed."""
-INTERRUPT_DRAIN_S = 10.0
-"""Longest drain after SIGINT: somebody waits at a terminal."""
 
 _log = logging.getLogger("pyproxy.supervisor")
 _fork: Callable[[], int] = gevent.monkey.get_original("os", "fork")

@@ -18,12 +18,10 @@ import gevent.monkey
 from pyproxy import exitcodes
 from pyproxy.config.listen import ListenAddress
 from pyproxy.errors import OperatorError
+from pyproxy.limits import LISTEN_BACKLOG, SOCKET_PROBE_S
 
-BACKLOG = 4096
-"""Connections that wait to be accepted, a listener: a login storm must not meet a full queue."""
 UNIX_MODE = 0o777
 """Mode of a Unix socket, as PostgreSQL's and PgBouncer's: the login decides who gets in."""
-_PROBE_TIMEOUT_S = 2.0
 
 _new_socket: Any = gevent.monkey.get_original("socket", "socket")
 
@@ -72,7 +70,7 @@ def _bind_tcp(address: ListenAddress) -> tuple[ListenAddress, socket.socket, Non
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((str(address.ip), address.port))
-        bound.listen(BACKLOG)
+        bound.listen(LISTEN_BACKLOG)
         bound.setblocking(False)
     except BaseException:
         bound.close()
@@ -88,7 +86,7 @@ def _bind_unix(
     try:
         bound.bind(address.unix)
         os.chmod(address.unix, UNIX_MODE)
-        bound.listen(BACKLOG)
+        bound.listen(LISTEN_BACKLOG)
         bound.setblocking(False)
     except BaseException:
         bound.close()
@@ -107,7 +105,7 @@ def _remove_stale(address: ListenAddress) -> None:
         raise OperatorError(text, exitcodes.CONFIG)
     probe = _new_socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        probe.settimeout(_PROBE_TIMEOUT_S)
+        probe.settimeout(SOCKET_PROBE_S)
         probe.connect(address.unix)
     except ConnectionRefusedError:
         os.unlink(address.unix)

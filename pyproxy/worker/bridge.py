@@ -15,11 +15,9 @@ from typing import Any, Protocol
 import gevent
 
 from pyproxy.config.compile import Compiled
+from pyproxy.limits import EVENTS_A_TURN
 from pyproxy.log import LEVELS, log_event
 from pyproxy.worker.keys import salted_password
-
-DRAIN_MAX = 1024
-"""Events taken at a time: a flood must not keep the hub from its signals."""
 
 _log = logging.getLogger("pyproxy.worker")
 _READ = 1  # libev's EV_READ
@@ -74,10 +72,10 @@ class Bridge:
         """Take and handle one batch of events; rings the bell again if there may be more."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._engine.event_fd, 8)
-        events = self._engine.drain(DRAIN_MAX)
+        events = self._engine.drain(EVENTS_A_TURN)
         for kind, fields in events:
             self._handle(kind, fields)
-        if len(events) == DRAIN_MAX:
+        if len(events) == EVENTS_A_TURN:
             os.eventfd_write(self._engine.event_fd, 1)
 
     def _on_ready(self) -> None:

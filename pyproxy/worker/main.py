@@ -18,13 +18,10 @@ from gevent.event import Event
 from pyproxy import _core, exitcodes
 from pyproxy.config.compile import Compiled
 from pyproxy.config.model import Supervisor
+from pyproxy.limits import INTERRUPT_DRAIN_S, WATCH_S
 from pyproxy.log import log_event
-from pyproxy.supervisor.arbiter import INTERRUPT_DRAIN_S
 from pyproxy.worker.bridge import Bridge
 from pyproxy.worker.targets import probe_all, resolve_all
-
-WATCH_S = 1.0
-"""How often the worker looks whether its supervisor and its engine live."""
 
 _WORKER = 0  # this worker's number; there is one so far
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)

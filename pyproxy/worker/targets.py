@@ -14,11 +14,8 @@ import gevent
 from gevent import socket as gevent_socket
 
 from pyproxy.config.compile import TargetAddress
+from pyproxy.limits import RESOLVE_RETRY_S, TARGET_PROBE_S
 from pyproxy.log import log_event
-
-RETRY_S = 1.0
-"""Pause between look-ups while no target has an address."""
-PROBE_TIMEOUT_S = 5.0
 
 _log = logging.getLogger("pyproxy.worker")
 
@@ -43,14 +40,14 @@ def resolve_all(targets: Iterable[TargetAddress]) -> list[dict[str, str]]:
                     log_event(_log, logging.ERROR, "target_unresolved", **fields)
         if addresses:
             return addresses
-        gevent.sleep(RETRY_S)
+        gevent.sleep(RESOLVE_RETRY_S)
 
 
 def probe_all(targets: Iterable[TargetAddress]) -> None:
     """Connect to each target once and log one line for each that does not answer."""
     for target in targets:
         try:
-            with gevent.Timeout(PROBE_TIMEOUT_S, TimeoutError("no answer")):
+            with gevent.Timeout(TARGET_PROBE_S, TimeoutError("no answer")):
                 _connect(target)
         except OSError as error:
             hint = "is the database up, and host and port right? clients wait until it answers"

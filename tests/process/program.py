@@ -16,16 +16,20 @@ from pyproxy.log import set_up_logging  # noqa: E402 - after the patches, as in 
 from pyproxy.supervisor.arbiter import Arbiter  # noqa: E402
 
 
+def wait() -> signal.Signals:
+    """Wait for one of the signals that the supervisor passes on; they are blocked here."""
+    return signal.Signals(signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}))
+
+
 def polite(generation: int) -> int:
     """End with 0 on SIGTERM or SIGINT."""
-    told = signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
-    print(f"told {told.name} in {generation}", flush=True)
+    print(f"told {wait().name} in {generation}", flush=True)
     return 0
 
 
 def slow(generation: int) -> int:
     """Drain for ever on the first signal, end on SIGQUIT."""
-    while (told := signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})) != 3:
+    while (told := wait()) != signal.SIGQUIT:
         print(f"told {told.name} in {generation}", flush=True)
     return 0
 
@@ -33,7 +37,7 @@ def slow(generation: int) -> int:
 def deaf(_generation: int) -> int:
     """Ignore everything but SIGKILL."""
     while True:
-        signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+        wait()
 
 
 def crash(_generation: int) -> int:

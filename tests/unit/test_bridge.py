@@ -16,7 +16,8 @@ import gevent
 import pytest
 
 from pyproxy.config.compile import Compiled
-from pyproxy.worker.bridge import DRAIN_MAX, Bridge
+from pyproxy.limits import EVENTS_A_TURN
+from pyproxy.worker.bridge import Bridge
 from pyproxy.worker.keys import salted_password
 from tests.unit.test_config_check import GOOD
 from tests.unit.test_config_compile import compiled
@@ -116,7 +117,7 @@ def test_a_question_without_a_password_is_logged_and_not_answered(
 
 def test_a_flood_is_taken_in_bounded_parts(engine: StandIn, held: Compiled) -> None:
     bridge = Bridge(engine, held, lambda: None)
-    engine.push(*[("unpinned", {"client": n}) for n in range(3 * DRAIN_MAX + 1)])
+    engine.push(*[("unpinned", {"client": n}) for n in range(3 * EVENTS_A_TURN + 1)])
     turn_until(lambda: not engine.ring)
     bridge.close()
-    assert engine.drained[:4] == [DRAIN_MAX, DRAIN_MAX, DRAIN_MAX, 1]
+    assert engine.drained[:4] == [EVENTS_A_TURN, EVENTS_A_TURN, EVENTS_A_TURN, 1]

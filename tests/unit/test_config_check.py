@@ -246,7 +246,7 @@ def test_settings_without_effect_are_accepted_with_a_remark(tmp_path: Path) -> N
 
 
 def test_an_unreadable_file_and_broken_toml_are_one_line_each(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none.toml: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read: No such file"):
         load(tmp_path / "none.toml", environment={})
     (problem,) = check(tmp_path, GOOD.replace("[[proxy]]", "[[proxy]"))
     assert problem.startswith("pyproxy.toml:4: is not TOML")
