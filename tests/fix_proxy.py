@@ -52,9 +52,9 @@ class Target(Protocol):
 
 
 def toml_table(name: str, values: Table, *, many: bool = False) -> str:
-    """Return a TOML table; strings, numbers, booleans and lists of strings only."""
+    """Return a TOML table of strings, numbers, booleans and lists of strings; None is left out."""
     head = f"[[{name}]]" if many else f"[{name}]"
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if v is not None]
     return "\n".join([head, *lines, ""])
 
 
@@ -248,7 +248,7 @@ def private_bytes(pid: int) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the on-CPU time of all threads of a process, as the scheduler counts it, in seconds."""
+    """Return the on-CPU seconds of all threads of a process, as the scheduler counts them."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:

@@ -202,7 +202,7 @@ class Wire:
         return cls(sock, wait_s)
 
     @classmethod
-    def login(  # noqa: PLR0913 - the parts of a login, all but two by name
+    def login(
         cls,
         host: str,
         port: int,

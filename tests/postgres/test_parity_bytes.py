@@ -17,7 +17,11 @@ from tests.postgres import scripts_messages, scripts_prepared, scripts_startup
 from tests.postgres.parity import KINDS, Rules, Run, Script, Transcript, permitted
 
 SCRIPTS = scripts_startup.SCRIPTS + scripts_messages.SCRIPTS + scripts_prepared.SCRIPTS
-SMALL_CACHE = [given for given in SCRIPTS if given.name.startswith(("T16", "T29", "T31", "T33"))]
+SMALL_CACHE = [
+    given
+    for given in SCRIPTS
+    if given.name.startswith(("T16", "T29", "T30", "T31", "T33 one protocol name"))
+]
 
 
 def names(scripts: list[Script] | tuple[Script, ...]) -> list[str]:

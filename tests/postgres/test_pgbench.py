@@ -1,0 +1,62 @@
+"""`pgbench -M prepared` with 600 clients on 40 servers: no error. RDS Proxy fails this publicly.
+
+Next on the path: `../../bench/run.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.fix_postgres import Postgres
+from tests.fix_proxy import Proxy
+from tests.postgres.load import sampled, scale
+
+CLIENTS = 600
+SERVERS = 40
+
+
+def pgbench(server: Postgres, port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pgbench on a port and return its output."""
+    program = server.binaries / "pgbench"
+    command = str(program) if program.exists() else shutil.which("pgbench")
+    assert command, "pgbench is not installed"
+    return subprocess.run(
+        [command, "-h", server.host, "-p", str(port), "-U", "postgres", *arguments, "test"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mode", ["prepared", "extended", "simple"])
+def test_pgbench_with_600_clients_on_40_servers_has_no_error(
+    mode: str, postgres15: Postgres, proxy: Callable[..., Proxy]
+) -> None:
+    """The TPC-B-like script, every transaction of every client; the budget holds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 4 * CLIENTS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8 * CLIENTS), hard))
+    made = pgbench(postgres15, postgres15.port, "-i", "-s", "1", "-q")
+    assert made.returncode == 0, made.stderr
+    front = proxy(postgres15, pool={"max_connections": SERVERS})
+    transactions = max(5, int(100 * scale()))
+    with sampled(postgres15, "usename = 'postgres'") as peak:
+        done = pgbench(
+            postgres15,
+            front.port,
+            *("-n", "-S" if mode == "simple" else "-N", "-M", mode),
+            *("-c", str(CLIENTS), "-j", "2", "-t", str(transactions)),
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not re.search("error|aborted|fatal", done.stderr, re.IGNORECASE), done.stderr[-3000:]
+    total = CLIENTS * transactions
+    assert f"actually processed: {total}/{total}" in done.stdout
+    assert peak.most <= SERVERS
