@@ -37,7 +37,7 @@ from pyproxy.limits import (
     KILL_AFTER_S,
 )
 from pyproxy.log import log_event
-from pyproxy.supervisor.signals import HANDLED, SignalQueue
+from pyproxy.supervisor.signals import HANDLED, LATER, SignalQueue
 
 _log = logging.getLogger("pyproxy.supervisor")
 _fork: Callable[[], int] = gevent.monkey.get_original("os", "fork")
@@ -199,6 +199,9 @@ class Arbiter:
 
     def _on_signal(self, number: signal.Signals) -> None:
         """TERM and INT drain; a second one, or QUIT, stops at once."""
+        if number in LATER:
+            log_event(_log, logging.WARNING, "signal_without_effect", signal=number.name)
+            return
         at_once = self._stopping or number == signal.SIGQUIT
         log_event(_log, logging.INFO, "signal", signal=number.name, at_once=at_once)
         drain_s = 0.0 if at_once else self._shutdown_timeout_s

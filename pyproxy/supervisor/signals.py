@@ -11,7 +11,10 @@ import signal
 from collections import deque
 from types import FrameType
 
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+LATER = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Known to operators, without effect yet; their default would end the service without a drain."""
+HANDLED = STOPPING + LATER
 
 
 class SignalQueue:

@@ -105,6 +105,18 @@ def test_quit_stops_at_once(service: Callable[..., Service]) -> None:
     assert not running.said("^told")
 
 
+def test_a_signal_without_effect_yet_does_not_end_the_service(
+    service: Callable[..., Service],
+) -> None:
+    running = service("polite")
+    running.workers()
+    running.process.send_signal(signal.SIGHUP)
+    running.wait_said("event=signal_without_effect signal=SIGHUP")
+    running.process.terminate()
+    assert running.end() == 0
+    assert len(running.said("event=worker_started")) == 1
+
+
 def test_a_deaf_worker_is_killed_after_its_time(service: Callable[..., Service]) -> None:
     running = service("deaf", 0)
     running.workers()
