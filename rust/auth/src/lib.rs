@@ -22,5 +22,11 @@ pub use scram_server::ScramServer;
 pub use secret::Secret;
 pub use verifier::{InvalidVerifier, Verifier};
 
+/// Whether two byte strings are equal, in a time that depends on their lengths only.
+#[must_use]
+pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
+    subtle::ConstantTimeEq::ct_eq(a, b).into()
+}
+
 #[cfg(test)]
 mod tests;

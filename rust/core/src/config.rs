@@ -57,6 +57,21 @@ pub struct Network {
     pub prefix: u8,
 }
 
+impl Network {
+    /// Whether an address lies in the network. IPv4 and IPv6 never match each other.
+    #[must_use]
+    pub fn contains(&self, ip: std::net::IpAddr) -> bool {
+        use std::net::IpAddr::{V4, V6};
+        let (a, b, width) = match (self.address, ip) {
+            (V4(a), V4(b)) => (u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
+            (V6(a), V6(b)) => (a.to_bits(), b.to_bits(), 128),
+            _ => return false,
+        };
+        let host_bits = width - u32::from(self.prefix).min(width);
+        host_bits == 128 || (a ^ b) >> host_bits == 0
+    }
+}
+
 /// One proxy (`[[proxy]]`) as the core needs it.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -108,4 +123,32 @@ pub struct Config {
     pub init_query: String,
     /// Prepared statements kept on a server, at least 1.
     pub prepared_statements_max: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Network;
+
+    #[test]
+    fn a_network_holds_its_own_addresses_only() {
+        let network = |address: &str, prefix| Network {
+            address: address.parse().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()),
+            prefix,
+        };
+        let cases = [
+            ("127.0.0.0", 8, "127.255.0.1", true),
+            ("127.0.0.0", 8, "128.0.0.1", false),
+            ("10.1.2.3", 32, "10.1.2.3", true),
+            ("10.1.2.3", 32, "10.1.2.2", false),
+            ("0.0.0.0", 0, "203.0.113.9", true),
+            ("0.0.0.0", 0, "::1", false),
+            ("::1", 128, "::1", true),
+            ("::", 0, "2001:db8::1", true),
+            ("2001:db8::", 32, "2001:db9::", false),
+        ];
+        for (address, prefix, ip, expected) in cases {
+            let ip = ip.parse().unwrap_or(std::net::Ipv4Addr::BROADCAST.into());
+            assert_eq!(network(address, prefix).contains(ip), expected, "{address}/{prefix} {ip}");
+        }
+    }
 }

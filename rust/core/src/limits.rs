@@ -21,10 +21,6 @@ pub const CONNECTS_IN_FLIGHT_MAX: u32 = 2;
 pub const BACKOFF_FIRST_MS: u64 = 50;
 /// Longest pause after failed connects, in milliseconds.
 pub const BACKOFF_MAX_MS: u64 = 5_000;
-/// Among how many of the oldest waiters one may go first because a server fits it already (I5).
-pub const WAITERS_LOOKED_AT: usize = 4;
-/// How often a waiter may be passed over (I5).
-pub const PASSED_OVER_MAX: u8 = 4;
 /// Longest time a liveness check, a reset or a rollback may take, in milliseconds.
 pub const HOUSEKEEPING_TIMEOUT_MS: u64 = 5_000;
 /// Longest time a CancelRequest's connection may take, in milliseconds.
@@ -37,3 +33,14 @@ pub const REPLIES_MAX: usize = 4_096;
 pub const ABANDONED_BYTES_MAX: u64 = 65_536;
 /// How long the work of a departed client may go on before it is cancelled, in milliseconds.
 pub const ABANDONED_MS: u64 = 5_000;
+/// Pools (database, user, start-up parameters) a worker keeps; an authenticated client that varies its
+/// start-up parameters without end gets an error beyond.
+pub const POOLS_MAX: usize = 10_000;
+/// How long the target's `max_connections` is trusted before the next server login reads it again.
+pub const BUDGET_REREAD_MS: u64 = 30_000;
+/// A query cancelled by `query_timeout` that still runs after this ends its client, in milliseconds.
+pub const CANCEL_GRACE_MS: u64 = 5_000;
+/// How long the end of a connection that was told to end is awaited, in milliseconds.
+pub const CLOSING_MS: u64 = 5_000;
+/// Parameters that a server may report.
+pub const PARAMETERS_MAX: usize = 256;

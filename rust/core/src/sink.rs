@@ -59,6 +59,19 @@ pub enum Address {
     Unix(String),
 }
 
+/// How a server's connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gone {
+    /// Nobody listens there, or the system refused the attempt.
+    Refused(std::io::ErrorKind),
+    /// The connection was reset, or a send failed.
+    Reset,
+    /// The server ended it.
+    Eof,
+    /// It did not answer in time.
+    Unreachable,
+}
+
 /// What the core asks of the engine. Calls are made in the order in which they must take effect.
 pub trait Sink {
     /// Sends a range of the chunk that is being handled. The driver merges sends to one connection made
@@ -75,6 +88,9 @@ pub trait Sink {
     /// Ends a connection: what was sent before is still delivered (for a bounded time), nothing more is
     /// read, and no call about this id reaches the core again. The id may be reused at once.
     fn close(&mut self, conn: Conn);
+
+    /// Sends FIN after what was sent before; reading goes on until the peer ends, too.
+    fn shutdown(&mut self, conn: Conn);
 
     /// Stops reading from a connection: no more bytes and no `eof` until resumed (a reset is still told).
     fn pause_read(&mut self, conn: Conn);

@@ -1,0 +1,478 @@
+//! Lending: who gets which server, when one is opened, and when one is closed.
+//!
+//! A client that needs a server gets an idle one, or waits first in, first out (I5); whoever returns a
+//! server hands it straight to the oldest waiter. Connections are opened while there are waiters and
+//! permits, two at a time a pool; a pool without permits takes the least recently used idle server of
+//! another pool. Next on the path: `server.rs`, `pg/replies.rs`.
+
+use std::rc::Rc;
+
+use crate::client;
+use crate::config::PoolMode;
+use crate::core::Core;
+use crate::errors::{CONNECTION_EXCEPTION, Failure};
+use crate::ids::{ClientId, Conn, ServerId};
+use crate::limits::{CLOSING_MS, CONNECTS_IN_FLIGHT_MAX};
+use crate::pool::PoolId;
+use crate::server::{self, Server, Task};
+use crate::sink::{Now, Sink};
+use crate::timer::{NEVER, Owner};
+
+/// A pool whose oldest waiter has waited this much longer than another pool's gets that pool's server.
+const TICKETS_OVERTAKEN_MAX: u64 = 64;
+
+/// What came of asking for a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Borrow {
+    Linked(ServerId),
+    Waits,
+    /// The request was refused and the client told.
+    Refused,
+}
+
+impl Core {
+    /// Gives an idle client a server, or puts it into the queue.
+    pub(crate) fn borrow(&mut self, id: ClientId, now: Now, sink: &mut dyn Sink) -> Borrow {
+        let Some(pool_id) = self.session_mut(id).map(|session| session.pool) else {
+            return Borrow::Refused;
+        };
+        while let Some(server_id) = self.pools.get_mut(pool_id).and_then(|pool| pool.idle.pop()) {
+            let Some(server) = self.servers.get_mut(server_id) else { continue };
+            if now >= server.expires || server.unfit {
+                self.retire(server_id, now, sink);
+            } else if now.since(server.since) > self.config.check_delay_ms * 1000 {
+                server.needs.check = true;
+                self.next_task(server_id, now, sink);
+            } else {
+                self.link(id, server_id, now, sink);
+                return Borrow::Linked(server_id);
+            }
+        }
+        self.wait_in_queue(id, pool_id, now, sink)
+    }
+
+    fn wait_in_queue(
+        &mut self,
+        id: ClientId,
+        pool_id: PoolId,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Borrow {
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        if self.config.borrow_timeout_ms == 0 {
+            // The pool is told all the same, or its first connection would never be made.
+            self.grow_by(pool_id, 1, now, sink);
+            let failure = self.borrow_failure(pool_id, 0);
+            self.refuse(id, &failure, sink);
+            return Borrow::Refused;
+        }
+        let Some(client) = self.clients.get_mut(id) else { return Borrow::Refused };
+        client.state = client::State::Waiting { ticket, notified: false };
+        client.since = now;
+        let notify = self.config.query_wait_notify_ms;
+        let first = if notify == 0 { u64::MAX } else { notify };
+        let deadline = now.plus_ms(first.min(self.config.borrow_timeout_ms));
+        self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
+        if let Some(pool) = self.pools.get_mut(pool_id) {
+            pool.enqueue(ticket, id);
+        }
+        self.grow(pool_id, now, sink);
+        Borrow::Waits
+    }
+
+    /// RDS Proxy's words first, then the pool, its numbers and the cause.
+    pub(crate) fn borrow_failure(&self, pool_id: PoolId, waited_ms: u64) -> Failure {
+        let failure = Failure::error(
+            CONNECTION_EXCEPTION,
+            "Timed-out waiting to acquire database connection.",
+        );
+        let Some(pool) = self.pools.get(pool_id) else { return failure };
+        let busy = pool.servers as usize - pool.idle.len() - pool.connecting as usize;
+        let mut detail = format!(
+            "Pool {} of proxy {}: {} of {} server connections in use, {busy} by this pool, {} clients \
+             waiting; waited {waited_ms} ms of connection_borrow_timeout {} ms.",
+            pool.name,
+            self.config.name,
+            self.budget.held(),
+            self.budget.allowed(),
+            pool.waiting(),
+            self.config.borrow_timeout_ms,
+        );
+        if let Some(cause) = &pool.last_failure {
+            detail.push_str(" The last attempt to connect failed: ");
+            detail.push_str(cause);
+        }
+        let hint = if pool.last_failure.is_some() {
+            format!("Check that {} accepts connections.", self.config.target_name)
+        } else {
+            "Raise max_connections or connection_borrow_timeout, or look for long transactions and \
+             pinned clients."
+                .to_owned()
+        };
+        failure.detail(detail).hint(hint)
+    }
+
+    /// Makes a client and a server each other's.
+    pub(crate) fn link(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        let Some(session) = client.session.as_deref_mut() else { return };
+        client.state = client::State::Linked { server: server_id };
+        client.since = now;
+        client.timer.clear();
+        server.state = server::State::Linked { client: id };
+        server.since = now;
+        server.timer.clear();
+        session.batch_mark = server.statements.mark();
+        self.stats.borrows += 1;
+        if !Rc::ptr_eq(&session.params, &server.params) {
+            if session.params != server.params {
+                self.scratch.clear();
+                server.params.write_changes(&session.params, &mut self.scratch);
+                sink.send_own(Conn::Client(id), &self.scratch);
+            }
+            session.params = Rc::clone(&server.params);
+        }
+        let same_name = Rc::ptr_eq(&session.application_name, &server.application_name)
+            || session.application_name == server.application_name;
+        let congested = client.congested;
+        if !same_name {
+            self.send_application_name(id, server_id, sink);
+        }
+        if congested {
+            self.pause_server(server_id, server::pause::PEER, true, sink);
+        }
+    }
+
+    /// Takes a server away from its client, which stays.
+    pub(crate) fn unlink(&mut self, id: ClientId, server_id: ServerId, sink: &mut dyn Sink) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.state = client::State::Idle;
+        }
+        self.pause_client(id, client::pause::PEER, false, sink);
+        self.pause_server(server_id, server::pause::PEER, false, sink);
+    }
+
+    /// A server that nobody uses and that needs no more work: to the oldest waiter, or to the idle ones.
+    pub(crate) fn give_back(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        let pool_id = server.pool;
+        if server.unfit || now >= server.expires || self.budget.is_over() {
+            return self.retire(server_id, now, sink);
+        }
+        let clients = &self.clients;
+        let is_live =
+            |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
+        let Some(pool) = self.pools.get_mut(pool_id) else { return };
+        if !self.hungry.is_empty() {
+            let oldest = pool.oldest_ticket(is_live);
+            if self.is_wanted_elsewhere(pool_id, oldest) {
+                return self.retire(server_id, now, sink);
+            }
+        }
+        let clients = &self.clients;
+        let is_live =
+            |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
+        let waiter = self.pools.get_mut(pool_id).and_then(|pool| pool.next_waiter(is_live));
+        if let Some(waiter) = waiter {
+            self.link(waiter, server_id, now, sink);
+            self.resume.push_back(waiter);
+            return;
+        }
+        self.put_to_rest(server_id, pool_id, now, sink);
+    }
+
+    fn put_to_rest(&mut self, server_id: ServerId, pool_id: PoolId, now: Now, sink: &mut dyn Sink) {
+        let idle_max =
+            u64::from(self.budget.allowed()) * u64::from(self.config.max_idle_percent) / 100;
+        let idle: usize = self.pools.iter().map(|(_, pool)| pool.idle.len()).sum();
+        let Some(pool) = self.pools.get_mut(pool_id) else { return };
+        let above_min = pool.servers > self.config.min_connections || pool.clients == 0;
+        if above_min && idle as u64 >= idle_max.max(1) {
+            return self.retire(server_id, now, sink);
+        }
+        pool.idle.push(server_id);
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        server.state = server::State::Idle;
+        server.since = now;
+        let idle_end = match self.config.idle_timeout_ms {
+            0 => NEVER,
+            ms => now.plus_ms(ms),
+        };
+        let deadline = idle_end.min(server.expires);
+        self.wheel.set(&mut server.timer, Owner::Server(server_id), deadline);
+    }
+
+    /// Whether a pool that cannot get a permit has an older claim to a server of `pool_id`.
+    fn is_wanted_elsewhere(&mut self, pool_id: PoolId, own_oldest: Option<u64>) -> bool {
+        let Some(min) = self
+            .pools
+            .get(pool_id)
+            .map(|pool| if pool.clients > 0 { self.config.min_connections } else { 0 })
+        else {
+            return false;
+        };
+        if self.pools.get(pool_id).is_some_and(|pool| pool.servers <= min)
+            || self.closing as usize >= self.hungry.len()
+        {
+            return false;
+        }
+        let clients = &self.clients;
+        let is_live =
+            |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
+        let pools = &mut self.pools;
+        self.hungry.iter().filter(|id| **id != pool_id).any(|id| {
+            let Some(other) = pools.get_mut(*id) else { return false };
+            let slack = if other.servers == 0 { 0 } else { TICKETS_OVERTAKEN_MAX };
+            match (other.oldest_ticket(is_live), own_oldest) {
+                (Some(theirs), Some(own)) => theirs.saturating_add(slack) < own,
+                (Some(_), None) => true,
+                (None, own) => !other.welcoming.is_empty() && own.is_none(),
+            }
+        })
+    }
+
+    /// Opens what a pool's waiters and its minimum want.
+    pub(crate) fn grow(&mut self, pool_id: PoolId, now: Now, sink: &mut dyn Sink) {
+        let Some(pool) = self.pools.get(pool_id) else { return };
+        let wanted = pool.wanted(self.config.min_connections);
+        self.grow_by(pool_id, wanted, now, sink);
+    }
+
+    fn grow_by(&mut self, pool_id: PoolId, wanted: u32, now: Now, sink: &mut dyn Sink) {
+        for _ in 0..wanted {
+            let Some(pool) = self.pools.get_mut(pool_id) else { return };
+            if pool.connecting >= CONNECTS_IN_FLIGHT_MAX {
+                return;
+            }
+            if !pool.backoff.is_over(now) {
+                let deadline = pool.backoff.not_before();
+                return self.wheel.set(&mut pool.timer, Owner::Pool(pool_id), deadline);
+            }
+            let Some(target) = self.pick_target(now) else {
+                return self.wait_for_target(pool_id);
+            };
+            if !self.open_server(pool_id, target, now, sink) {
+                return self.starve(pool_id, now, sink);
+            }
+        }
+    }
+
+    fn pick_target(&self, now: Now) -> Option<usize> {
+        self.target_backoff.iter().position(|backoff| backoff.is_over(now))
+    }
+
+    fn wait_for_target(&mut self, pool_id: PoolId) {
+        let Some(first) = self.target_backoff.iter().map(|b| b.not_before()).min() else { return };
+        let Some(pool) = self.pools.get_mut(pool_id) else { return };
+        self.wheel.set(&mut pool.timer, Owner::Pool(pool_id), first);
+    }
+
+    fn open_server(
+        &mut self,
+        pool_id: PoolId,
+        target: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> bool {
+        let Some(permit) = self.budget.take() else { return false };
+        let lifetime = self.config.max_lifetime_ms;
+        let expires = if lifetime == 0 {
+            NEVER
+        } else {
+            // Up to 10 % less, so that servers opened together do not end together.
+            now.plus_ms(lifetime - self.rng.next_u64() % (lifetime / 10 + 1))
+        };
+        let server = Server::new(pool_id, permit, target, now, expires);
+        let id = self.servers.insert_with(|_| server);
+        if let Some(server) = self.servers.get_mut(id) {
+            server.needs.limits = self.budget.wants_limits(now);
+            server.needs.init = !self.config.init_query.is_empty();
+            let deadline = now.plus_ms(self.config.connect_timeout_ms);
+            self.wheel.set(&mut server.timer, Owner::Server(id), deadline);
+        }
+        if let Some(pool) = self.pools.get_mut(pool_id) {
+            pool.servers += 1;
+            pool.connecting += 1;
+        }
+        if let Some(address) = self.config.targets.get(target) {
+            sink.connect(Conn::Server(id), address);
+        }
+        true
+    }
+
+    /// No permit is free: take the least recently used idle server of another pool, or remember the need.
+    fn starve(&mut self, pool_id: PoolId, now: Now, sink: &mut dyn Sink) {
+        if !self.hungry.contains(&pool_id) {
+            self.hungry.push(pool_id);
+        }
+        if self.closing as usize >= self.hungry.len() {
+            return;
+        }
+        let min = self.config.min_connections;
+        let victim = self
+            .pools
+            .iter()
+            .filter(|(id, pool)| *id != pool_id && (pool.servers > min || pool.clients == 0))
+            .filter_map(|(_, pool)| pool.idle.first())
+            .min_by_key(|id| self.servers.get(**id).map(|server| server.since))
+            .copied();
+        if let Some(victim) = victim {
+            self.retire(victim, now, sink);
+        }
+    }
+
+    /// A permit has come free: the pool whose client has waited longest gets it.
+    fn feed(&mut self, now: Now, sink: &mut dyn Sink) {
+        while self.budget.has_free() && !self.hungry.is_empty() {
+            let clients = &self.clients;
+            let is_live =
+                |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
+            let pools = &mut self.pools;
+            let oldest = self.hungry.iter().enumerate().min_by_key(|(_, id)| {
+                let ticket = pools.get_mut(**id).and_then(|pool| pool.oldest_ticket(is_live));
+                ticket.unwrap_or(u64::MAX)
+            });
+            let Some((index, &pool_id)) = oldest else { return };
+            self.hungry.swap_remove(index);
+            self.grow(pool_id, now, sink);
+        }
+    }
+
+    /// Ends a server that is at rest: Terminate, then its own end is awaited.
+    pub(crate) fn retire(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get(server_id) else { return };
+        if matches!(server.state, server::State::Closing) {
+            return;
+        }
+        if matches!(server.state, server::State::Connecting) {
+            sink.close(Conn::Server(server_id));
+            return self.forget_server(server_id, now, sink);
+        }
+        if server.is_busy() {
+            self.start_cancel(server_id, None, now, sink);
+        } else {
+            self.scratch.clear();
+            pgwire::write::terminate(&mut self.scratch);
+            sink.send_own(Conn::Server(server_id), &self.scratch);
+        }
+        sink.shutdown(Conn::Server(server_id));
+        self.leave_pool(server_id);
+        self.pause_server(server_id, server::pause::PEER, false, sink);
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        server.state = server::State::Closing;
+        server.owed.clear();
+        server.partial = Vec::new();
+        self.closing += 1;
+        let deadline = now.plus_ms(CLOSING_MS);
+        self.wheel.set(&mut server.timer, Owner::Server(server_id), deadline);
+    }
+
+    /// Takes a server out of the lists of its pool.
+    fn leave_pool(&mut self, server_id: ServerId) {
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        let Some(pool) = self.pools.get_mut(server.pool) else { return };
+        pool.servers -= 1;
+        if std::mem::take(&mut server.fresh) {
+            pool.connecting -= 1;
+        }
+        pool.idle.retain(|id| *id != server_id);
+    }
+
+    /// A server's connection has ended: its permit is free again.
+    pub(crate) fn forget_server(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get(server_id) else { return };
+        let pool_id = server.pool;
+        if matches!(server.state, server::State::Closing) {
+            self.closing -= 1;
+        } else {
+            self.leave_pool(server_id);
+        }
+        self.awaiting_keys.retain(|id| *id != server_id);
+        let Some(mut server) = self.servers.remove(server_id) else { return };
+        if let Some(permit) = server.permit.take() {
+            self.budget.give_back(permit);
+        }
+        self.feed(now, sink);
+        self.grow(pool_id, now, sink);
+        self.drop_pool_if_unused(pool_id);
+    }
+
+    /// A server has logged in and been set up.
+    pub(crate) fn server_is_ready(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        let target = server.target;
+        let Some(pool) = self.pools.get_mut(server.pool) else { return };
+        if std::mem::take(&mut server.fresh) {
+            pool.connecting -= 1;
+            pool.backoff.succeed();
+            pool.last_failure = None;
+            pool.params = Some(Rc::clone(&server.params));
+            if pool.application_name != server.application_name {
+                pool.application_name = Rc::clone(&server.application_name);
+            }
+            self.stats.server_logins += 1;
+            if let Some(backoff) = self.target_backoff.get_mut(target) {
+                backoff.succeed();
+            }
+            let pool_id = server.pool;
+            let welcoming = std::mem::take(&mut pool.welcoming);
+            for id in welcoming {
+                self.welcome(id, now, sink);
+            }
+            self.give_back(server_id, now, sink);
+            return self.grow(pool_id, now, sink);
+        }
+        self.give_back(server_id, now, sink);
+    }
+
+    /// Drops a pool that has neither clients nor servers.
+    pub(crate) fn drop_pool_if_unused(&mut self, pool_id: PoolId) {
+        let unused = self
+            .pools
+            .get(pool_id)
+            .is_some_and(|pool| pool.clients == 0 && pool.servers == 0 && pool.waiting() == 0);
+        // A server that is closing still names its pool.
+        if !unused || self.servers.iter().any(|(_, server)| server.pool == pool_id) {
+            return;
+        }
+        self.hungry.retain(|id| *id != pool_id);
+        if let Some(pool) = self.pools.remove(pool_id) {
+            self.pool_by_key.remove(&pool.key);
+        }
+    }
+
+    /// Starts the next piece of our own work on a server, or declares it ready.
+    pub(crate) fn next_task(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        if server.unfit {
+            return self.retire(server_id, now, sink);
+        }
+        let task = if server.status != b'I' {
+            Task::Rollback
+        } else if std::mem::take(&mut server.needs.reset) {
+            Task::Reset
+        } else if std::mem::take(&mut server.needs.limits) {
+            Task::Limits
+        } else if std::mem::take(&mut server.needs.init) {
+            Task::Init
+        } else if std::mem::take(&mut server.needs.check) {
+            Task::Check
+        } else {
+            return self.server_is_ready(server_id, now, sink);
+        };
+        self.run_task(server_id, task, now, sink);
+    }
+
+    /// Whether the pool's clients keep their server until they leave.
+    pub(crate) fn is_session_mode(&self) -> bool {
+        self.config.mode == PoolMode::Session
+    }
+}

@@ -1,0 +1,33 @@
+//! The sans-I/O multiplexer: clients, servers, pools, budget, pins, statements, cancel and timers.
+//!
+//! It owns no socket, clock, thread or randomness: bytes, time and a seed are arguments, and what is to
+//! be done comes out through a [`sink::Sink`]. Files, in the order in which a query meets them:
+//! `core` (entry points) → `client` → `pg/requests`, `pg/extended` → `pin`, `params`, `prepared` →
+//! `pool`, `budget`, `lending` → `server` → `pg/replies`, `owed` → `pg/release` → `stats`.
+
+pub mod broken;
+mod budget;
+mod cancel;
+#[cfg(any(debug_assertions, feature = "broken"))]
+mod check;
+mod client;
+pub mod config;
+pub mod core;
+mod errors;
+pub mod event;
+pub mod ids;
+mod lending;
+pub mod limits;
+mod owed;
+mod params;
+mod pg;
+mod pin;
+mod pool;
+mod prepared;
+mod server;
+pub mod sink;
+pub mod stats;
+mod timer;
+
+pub use pin::PinReason;
+pub use pool::{PoolId, PoolTag};

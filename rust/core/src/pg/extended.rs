@@ -1,0 +1,509 @@
+//! The extended protocol: whose statement a name means, and what the server calls it.
+//!
+//! A client's names are its own; on servers a statement has a name that is unique on the host, so that
+//! clients share it. A Parse of a statement that the server holds is answered in its place in the reply
+//! queue. What depends on an earlier batch that the server has not confirmed waits for that batch's
+//! ReadyForQuery (I2): guessing there would run another statement than the client means.
+//! Next on the path: `statements.rs`.
+
+use std::rc::Rc;
+
+use pgwire::frame::{HEAD_BYTES, Head};
+use pgwire::frontend::{BindNames, Named as NamedMessage, Parse};
+use pgwire::write;
+use sqlscan::{Class, Scanner};
+
+use super::input::Run;
+use super::requests::Step;
+use crate::client::{self, Session};
+use crate::core::Core;
+use crate::errors::{Failure, PROGRAM_LIMIT_EXCEEDED};
+use crate::ids::{ClientId, Conn, ServerId};
+use crate::limits::{CLIENT_STATEMENTS_MAX, COLLECT_BYTES_MAX};
+use crate::owed::{Kind, Note, Owed};
+use crate::pin::PinReason;
+use crate::prepared::{Held, NAME_PREFIX, NO_SUCH_NAME, Named, ServerName, Statement};
+use crate::sink::{Now, Sink};
+
+/// What a client's name means right now.
+pub(crate) enum Meaning {
+    Statement(Rc<Statement>),
+    /// The name is as the client says it: it does not exist, or the server holds it under this name.
+    AsItIs,
+    /// An earlier batch that touches the name has not been confirmed.
+    Unconfirmed,
+}
+
+impl Core {
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    pub(crate) fn parse(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let rest = run.rest(at);
+        let available = rest.len();
+        let Some(body) = rest.get(HEAD_BYTES..head.total()) else {
+            return self.long_parse(id, server_id, run, at, head, now, sink);
+        };
+        let Ok(message) = Parse::read(body) else {
+            // The server says what is wrong with it.
+            self.owe(server_id, Owed::forward(Kind::Parse));
+            return self.forward_message(id, head, available);
+        };
+        let is_native = self.is_native(id);
+        if message.name.is_empty() {
+            return self.parse_unnamed(id, server_id, &message, head, available);
+        }
+        if is_native {
+            if message.name.starts_with(NAME_PREFIX) {
+                return self.reserved_name(id, run, at, now, sink);
+            }
+            self.owe(server_id, Owed::forward(Kind::Parse));
+            return self.forward_message(id, head, available);
+        }
+        let Some(session) = self.clients.get(id).and_then(|c| c.session.as_deref()) else {
+            return Step::Ended;
+        };
+        match meaning(session, message.name) {
+            Meaning::Unconfirmed => self.stall(id, sink),
+            Meaning::Statement(statement) => {
+                self.parse_duplicate(id, server_id, &statement, run, at, head, sink)
+            }
+            Meaning::AsItIs if session.statements.named.len() >= CLIENT_STATEMENTS_MAX => {
+                run.flush(at, sink);
+                let failure =
+                    Failure::fatal(PROGRAM_LIMIT_EXCEEDED, "too many prepared statements")
+                        .detail(format!("One client may hold {CLIENT_STATEMENTS_MAX}."))
+                        .hint("Close statements that are not used, or lower the driver's cache.");
+                self.end_client(id, &failure, now, sink);
+                Step::Ended
+            }
+            Meaning::AsItIs => self.parse_named(id, server_id, run, at, head, sink),
+        }
+    }
+
+    /// The unnamed statement keeps its (empty) name; client and server remember which one it is.
+    fn parse_unnamed(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        message: &Parse<'_>,
+        head: Head,
+        available: usize,
+    ) -> Step {
+        let Some(statement) = self.intern(id, message.query, message.oids) else {
+            return Step::Ended;
+        };
+        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
+        let server_had = std::mem::replace(&mut server.statements.unnamed, statement.id);
+        let Some(session) = self.clients.get_mut(id).and_then(|c| c.session.as_deref_mut()) else {
+            return Step::Ended;
+        };
+        let client_had = session.statements.unnamed.replace(statement);
+        session.statements.unnamed_unconfirmed = session.batch;
+        let note = Note::Unnamed { client: client_had, server: server_had };
+        server.owed.push(Owed::noted(Kind::Parse, note));
+        self.forward_message(id, head, available)
+    }
+
+    /// A new name: the server is asked to prepare the statement only if it does not hold it.
+    fn parse_named(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let body = run.rest(at).get(HEAD_BYTES..head.total()).unwrap_or_default();
+        let Ok(message) = Parse::read(body) else { return Step::Ended };
+        let Some(statement) = self.intern(id, message.query, message.oids) else {
+            return Step::Ended;
+        };
+        let name: Box<[u8]> = message.name.into();
+        let Some(batch) = self.session_mut(id).map(|session| session.batch) else {
+            return Step::Ended;
+        };
+        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
+        let held = server.statements.touch(statement.id);
+        let failed_already = server.status == b'E'
+            && !matches!(statement.verdict.class, Class::Commit | Class::Rollback);
+        let on_server = match held {
+            // Pending in this batch: if that Parse fails, this one is skipped with it.
+            Some(Held::Pending(in_batch)) if in_batch == batch => false,
+            Some(_) if server.owed.readies() > 0 => return self.stall(id, sink),
+            Some(Held::Ready) if !failed_already => false,
+            // The transaction has failed: the server itself says so, whatever the name.
+            Some(_) => {
+                server.owed.push(Owed::forward(Kind::Parse));
+                run.flush(at, sink);
+                self.send_parse(server_id, &statement, sink);
+                return self.replaced(run, at, head);
+            }
+            None => true,
+        };
+        let note =
+            Note::Named { name: name.clone(), on_server: on_server.then(|| Rc::clone(&statement)) };
+        if on_server {
+            server.statements.insert(&statement, batch);
+            server.owed.push(Owed::noted(Kind::Parse, note));
+            run.flush(at, sink);
+            self.evict(id, server_id, sink);
+            self.send_parse(server_id, &statement, sink);
+        } else {
+            server.owed.push(Owed::noted(Kind::Synthetic, note));
+        }
+        if let Some(session) = self.session_mut(id) {
+            session.statements.named.insert(name, Named { statement, unconfirmed: batch });
+        }
+        self.replaced(run, at, head)
+    }
+
+    /// A name that exists: PostgreSQL refuses it (42P05), and so does the server, because the Parse goes to
+    /// it under the name that the statement has there.
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    fn parse_duplicate(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        statement: &Rc<Statement>,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        if !self.ensure_on_server(id, server_id, statement, run, at, sink) {
+            return self.stall(id, sink);
+        }
+        let body = run.rest(at).get(HEAD_BYTES..head.total()).unwrap_or_default();
+        let Ok(message) = Parse::read(body) else { return Step::Ended };
+        let server_name = self.server_name(statement.id);
+        let shown = Note::Shown {
+            server_name: server_name.as_bytes().into(),
+            client_name: message.name.into(),
+        };
+        self.scratch.clear();
+        let out = &mut self.scratch;
+        write::parse(out, server_name.as_bytes(), message.query, message.oids);
+        run.flush(at, sink);
+        sink.send_own(Conn::Server(server_id), &self.scratch);
+        self.owe(server_id, Owed::noted(Kind::Parse, shown));
+        self.replaced(run, at, head)
+    }
+
+    /// A Parse too long to be held: it streams, and its statement exists on this server only.
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    fn long_parse(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let rest = run.rest(at);
+        let available = rest.len();
+        let body = rest.get(HEAD_BYTES..).unwrap_or_default();
+        let Some(name_len) = body.iter().position(|byte| *byte == 0) else {
+            if available < COLLECT_BYTES_MAX {
+                return Step::More;
+            }
+            run.flush(at, sink);
+            self.client_violation(id, "statement name is too long", now, sink);
+            return Step::Ended;
+        };
+        let is_named = name_len > 0;
+        if is_named && body.starts_with(NAME_PREFIX) {
+            return self.reserved_name(id, run, at, now, sink);
+        }
+        let mut scanner = Box::new(Scanner::new());
+        let text = body.get(name_len + 1..).unwrap_or_default();
+        let nul = text.iter().position(|byte| *byte == 0);
+        scanner.feed(text.get(..nul.unwrap_or(text.len())).unwrap_or_default());
+        let verdict = nul.map(|_| scanner.clone().finish());
+        self.pin_for_one(id, PinReason::LongStatement, now, sink);
+        if let Some(verdict) = verdict {
+            self.pin_for(id, verdict, now, sink);
+        }
+        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
+        let Some(session) = self.clients.get_mut(id).and_then(|c| c.session.as_deref_mut()) else {
+            return Step::Ended;
+        };
+        session.long_named |= is_named;
+        if !is_named {
+            session.statements.unnamed = None;
+            server.statements.unnamed = Statement::LONG;
+        }
+        server.owed.push(Owed::forward(Kind::Parse));
+        let step = self.forward_message(id, head, available);
+        if verdict.is_none() {
+            if let Some(client) = self.clients.get_mut(id) {
+                client.stream.scanner = Some(scanner);
+            }
+        }
+        step
+    }
+
+    /// A client that puts a name of ours on its server could run other clients into it.
+    fn reserved_name(
+        &mut self,
+        id: ClientId,
+        run: &mut Run<'_>,
+        at: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        run.flush(at, sink);
+        let why = "statement names that begin with _pyproxy_ are reserved";
+        self.client_violation(id, why, now, sink);
+        Step::Ended
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    pub(crate) fn bind(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let rest = run.rest(at);
+        let available = rest.len();
+        let end = head.total().min(available);
+        let body = rest.get(HEAD_BYTES..end).unwrap_or_default();
+        let Some(names) = BindNames::read(body) else {
+            if end < head.total() && available < COLLECT_BYTES_MAX {
+                return Step::More;
+            }
+            self.owe(server_id, Owed::forward(Kind::Bind));
+            return self.forward_message(id, head, available);
+        };
+        let (portal, names_len) = (names.portal.to_vec(), names.rest);
+        let meaning = match self.clients.get(id).and_then(|c| c.session.as_deref()) {
+            Some(session) => meaning(session, names.statement),
+            None => return Step::Ended,
+        };
+        let is_unnamed = names.statement.is_empty();
+        let name = match meaning {
+            Meaning::Unconfirmed => return self.stall(id, sink),
+            Meaning::AsItIs if is_unnamed => {
+                self.drop_foreign_unnamed(server_id, run, at, sink);
+                self.owe(server_id, Owed::forward(Kind::Bind));
+                return self.forward_message(id, head, available);
+            }
+            Meaning::AsItIs if !names.statement.starts_with(NAME_PREFIX) => {
+                self.owe(server_id, Owed::forward(Kind::Bind));
+                return self.forward_message(id, head, available);
+            }
+            Meaning::AsItIs => None,
+            Meaning::Statement(statement) => {
+                let verdict = statement.verdict;
+                if verdict.effects != sqlscan::Effects::default() || self.is_opaque_session(id) {
+                    match self.before_statement(id, server_id, verdict, run, at, now, sink) {
+                        Step::Again => {}
+                        step => return step,
+                    }
+                }
+                if is_unnamed {
+                    self.ensure_unnamed(server_id, &statement, run, at, sink);
+                    self.owe(server_id, Owed::forward(Kind::Bind));
+                    return self.forward_message(id, head, available);
+                }
+                if !self.ensure_on_server(id, server_id, &statement, run, at, sink) {
+                    return self.stall(id, sink);
+                }
+                Some(self.server_name(statement.id))
+            }
+        };
+        let name = name.as_ref().map_or(NO_SUCH_NAME, ServerName::as_bytes);
+        self.scratch.clear();
+        let rest_bytes = head.total() - HEAD_BYTES - names_len;
+        write::bind_head(&mut self.scratch, &portal, name, rest_bytes);
+        run.flush(at, sink);
+        sink.send_own(Conn::Server(server_id), &self.scratch);
+        self.owe(server_id, Owed::forward(Kind::Bind));
+        // The parameters follow as they stand.
+        run.start = at + HEAD_BYTES + names_len;
+        self.set_stream(id, head.total() - end, false);
+        Step::Forward(end)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    pub(crate) fn describe_or_close(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let rest = run.rest(at);
+        let available = rest.len();
+        let is_close = head.tag == pgwire::tag::CLOSE;
+        let kind = if is_close { Kind::Close } else { Kind::Describe };
+        let Some(body) = rest.get(HEAD_BYTES..head.total()) else {
+            run.flush(at, sink);
+            self.client_violation(id, "statement or portal name is too long", now, sink);
+            return Step::Ended;
+        };
+        let message = match NamedMessage::read(body) {
+            Ok(message) if message.kind == b'S' => message,
+            _ => {
+                self.owe(server_id, Owed::forward(kind));
+                return self.forward_message(id, head, available);
+            }
+        };
+        let Some(session) = self.clients.get(id).and_then(|c| c.session.as_deref()) else {
+            return Step::Ended;
+        };
+        let means = meaning(session, message.name);
+        let name = message.name.to_vec();
+        if matches!(means, Meaning::Unconfirmed) {
+            return self.stall(id, sink);
+        }
+        if is_close {
+            return self.close_statement(id, server_id, &name, means, run, at, head, sink);
+        }
+        match means {
+            Meaning::Statement(statement) if name.is_empty() => {
+                self.ensure_unnamed(server_id, &statement, run, at, sink);
+            }
+            Meaning::Statement(statement) => {
+                if !self.ensure_on_server(id, server_id, &statement, run, at, sink) {
+                    return self.stall(id, sink);
+                }
+                let server_name = self.server_name(statement.id);
+                self.scratch.clear();
+                write::describe(&mut self.scratch, b'S', server_name.as_bytes());
+                run.flush(at, sink);
+                sink.send_own(Conn::Server(server_id), &self.scratch);
+                self.owe(server_id, Owed::forward(kind));
+                return self.replaced(run, at, head);
+            }
+            _ if name.is_empty() => self.drop_foreign_unnamed(server_id, run, at, sink),
+            _ => {
+                self.owe(server_id, Owed::forward(kind));
+                return self.forward_guarded(id, &name, run, at, head, sink, |out, name| {
+                    write::describe(out, b'S', name);
+                });
+            }
+        }
+        self.owe(server_id, Owed::forward(kind));
+        self.forward_message(id, head, available)
+    }
+
+    /// A Close takes the client's name away. The server keeps the shared statement and is asked to close a
+    /// name that does not exist, which succeeds: its answer comes in the right place.
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    fn close_statement(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        name: &[u8],
+        means: Meaning,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let available = run.rest(at).len();
+        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
+        let Some(session) = self.clients.get_mut(id).and_then(|c| c.session.as_deref_mut()) else {
+            return Step::Ended;
+        };
+        if name.is_empty() {
+            let client = session.statements.unnamed.take();
+            session.statements.unnamed_unconfirmed = session.batch;
+            let before = std::mem::take(&mut server.statements.unnamed);
+            let note = Note::Unnamed { client, server: before };
+            server.owed.push(Owed::noted(Kind::Close, note));
+            return self.forward_message(id, head, available);
+        }
+        let Meaning::Statement(_) = means else {
+            self.owe(server_id, Owed::forward(Kind::Close));
+            return self.forward_guarded(id, name, run, at, head, sink, |out, name| {
+                write::close(out, b'S', name);
+            });
+        };
+        let statement = session.statements.named.remove(name).map(|named| named.statement);
+        session.statements.closed.insert(name.into(), session.batch);
+        let note = Note::Closed { name: name.into(), statement };
+        server.owed.push(Owed::noted(Kind::Close, note));
+        self.scratch.clear();
+        write::close(&mut self.scratch, b'S', NO_SUCH_NAME);
+        run.flush(at, sink);
+        sink.send_own(Conn::Server(server_id), &self.scratch);
+        self.replaced(run, at, head)
+    }
+
+    /// Sends a message with the client's own name on, unless the name is one that only we may use.
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    fn forward_guarded(
+        &mut self,
+        id: ClientId,
+        name: &[u8],
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        sink: &mut dyn Sink,
+        write: impl FnOnce(&mut Vec<u8>, &[u8]),
+    ) -> Step {
+        if !name.starts_with(NAME_PREFIX) {
+            let available = run.rest(at).len();
+            return self.forward_message(id, head, available);
+        }
+        let Some(server_id) = self.clients.get(id).and_then(client::Client::server) else {
+            return Step::Ended;
+        };
+        self.scratch.clear();
+        write(&mut self.scratch, NO_SUCH_NAME);
+        run.flush(at, sink);
+        sink.send_own(Conn::Server(server_id), &self.scratch);
+        self.replaced(run, at, head)
+    }
+
+    /// A whole message went out in another form: its own bytes go nowhere.
+    fn replaced(&mut self, run: &mut Run<'_>, at: usize, head: Head) -> Step {
+        run.start = at + head.total();
+        Step::Forward(head.total())
+    }
+}
+
+/// What a client's name means.
+fn meaning(session: &Session, name: &[u8]) -> Meaning {
+    if session.pin.has(PinReason::PreparedStatement) && !name.is_empty() {
+        return Meaning::AsItIs;
+    }
+    let statements = &session.statements;
+    let earlier = |batch: u64| batch != 0 && batch != session.batch;
+    if name.is_empty() {
+        if earlier(statements.unnamed_unconfirmed) {
+            return Meaning::Unconfirmed;
+        }
+        return statements.unnamed.clone().map_or(Meaning::AsItIs, Meaning::Statement);
+    }
+    if let Some(named) = statements.named.get(name) {
+        if earlier(named.unconfirmed) {
+            return Meaning::Unconfirmed;
+        }
+        return Meaning::Statement(Rc::clone(&named.statement));
+    }
+    match statements.closed.get(name) {
+        Some(batch) if earlier(*batch) => Meaning::Unconfirmed,
+        _ => Meaning::AsItIs,
+    }
+}

@@ -1,0 +1,281 @@
+//! Release: ReadyForQuery, the release rule, our own queries, and what follows an idle point.
+//!
+//! A server goes back only by [`Core::at_rest`], which asks the one release rule (I1).
+//! Next on the path: `lending.rs`.
+
+use pgwire::backend;
+use pgwire::frame::HEAD_BYTES;
+use pgwire::write;
+
+use super::input::Run;
+use crate::budget::{LIMITS_QUERY, TargetLimits};
+use crate::client;
+use crate::core::Core;
+use crate::errors;
+use crate::event::{Event, Level};
+use crate::ids::{ClientId, ServerId};
+use crate::limits::HOUSEKEEPING_TIMEOUT_MS;
+use crate::owed::{Kind, Note, Owed};
+use crate::server::{self, Task};
+use crate::sink::{Now, Sink};
+use crate::timer::{NEVER, Owner};
+
+impl Core {
+    /// ReadyForQuery: one batch or query has been answered to its end.
+    pub(crate) fn ready(
+        &mut self,
+        id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        body_end: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> super::replies::Verdict {
+        use super::replies::Verdict;
+        self.emit_synthetic(id, run, at, sink);
+        let body = run.input.bytes().get(at + HEAD_BYTES..body_end).unwrap_or_default();
+        let Ok(status) = backend::ready_status(body) else {
+            self.server_violation(id, "ReadyForQuery with an unknown status", now, sink);
+            return Verdict::Ended;
+        };
+        let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
+        if server.owed.front().is_none_or(|owed| !owed.kind.ends_with_ready()) {
+            // After an error during COPY IN the server may count a Sync that we took for ignored.
+            if server.doubtful_sync && server.owed.is_empty() {
+                server.status = status;
+                return Verdict::Forward;
+            }
+            self.server_violation(id, "ReadyForQuery that nothing was owed for", now, sink);
+            return Verdict::Ended;
+        }
+        let Some(owed) = server.owed.pop() else { return Verdict::Ended };
+        server.status = status;
+        server.copy_in = server::CopyIn::No;
+        if status == b'I' {
+            self.stats.transactions += 1;
+        }
+        match owed.note {
+            Note::Own { failed } => {
+                self.task_done(id, failed, now, sink);
+                return self.still_read(id);
+            }
+            Note::Reset { reset, failed: false } if status == b'I' => {
+                self.reset_done(id, reset, now, sink);
+            }
+            _ => {}
+        }
+        if owed.swallow { Verdict::Swallow } else { Verdict::Forward }
+    }
+
+    /// A reset that the client ran has succeeded: the pins whose cause it removed end.
+    fn reset_done(&mut self, id: ServerId, reset: sqlscan::Reset, now: Now, sink: &mut dyn Sink) {
+        use sqlscan::Reset;
+        let has_init = !self.config.init_query.is_empty();
+        let Some(server) = self.servers.get_mut(id) else { return };
+        // What init_query set is the server's baseline: it comes back before the next client.
+        let resets = matches!(reset, Reset::DiscardAll | Reset::ResetAll | Reset::Asyncpg);
+        server.needs.init |= has_init && resets;
+        let Some(client_id) = server.client() else { return };
+        let Some(client) = self.clients.get_mut(client_id) else { return };
+        let Some(session) = client.session.as_deref_mut() else { return };
+        let was_pinned = session.pin.is_set();
+        session.pin.reset(reset);
+        if was_pinned && !session.pin.is_set() {
+            let after_ms = now.since(session.pin.since()) / 1000;
+            sink.event(Event::Unpinned { client: client.number, after_ms });
+        }
+    }
+
+    /// Behind a whole reply: if nothing is owed any more, the client is at an idle point.
+    pub(crate) fn at_idle_point(
+        &mut self,
+        id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(server) = self.servers.get(id) else { return };
+        match server.state {
+            server::State::Abandoned { .. } if !server.is_busy() => {
+                self.next_task(id, now, sink);
+            }
+            server::State::Linked { client } if server.owed.readies() == 0 => {
+                if server.is_busy() {
+                    return;
+                }
+                run.flush(at.max(run.start), sink);
+                self.request_ended(client, id, now, sink);
+                self.at_rest(id, now, sink);
+                // What follows in these bytes, if anything, belongs to nobody or to the next client.
+                run.to = self
+                    .servers
+                    .get(id)
+                    .and_then(|server| server.client())
+                    .map(crate::ids::Conn::Client);
+            }
+            server::State::Linked { client } => self.unstall(client),
+            _ => {}
+        }
+    }
+
+    /// A client that waits for a confirmation may go on.
+    fn unstall(&mut self, id: ClientId) {
+        if self.clients.get(id).is_some_and(|c| c.paused & client::pause::STALLED != 0) {
+            self.resume.push_back(id);
+        }
+    }
+
+    /// The client's requests have all been answered.
+    fn request_ended(&mut self, id: ClientId, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+        self.unstall(id);
+        let in_transaction = self.servers.get(server_id).is_some_and(|s| s.status != b'I');
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.since = now;
+        if let Some(session) = client.session.as_deref_mut() {
+            session.mid_reply = false;
+            session.timed_out = false;
+        }
+        let limit = if in_transaction {
+            self.config.idle_transaction_timeout_ms
+        } else {
+            self.config.idle_client_timeout_ms
+        };
+        let deadline = if limit == 0 { NEVER } else { now.plus_ms(limit) };
+        self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
+        let ends = client.held.is_empty() && (client.eof || self.stopping && !in_transaction);
+        if ends {
+            self.resume.push_back(id);
+        }
+        let _ = sink;
+    }
+
+    /// A client without server and request: only its idle time counts.
+    pub(crate) fn client_is_idle(&mut self, id: ClientId, now: Now) {
+        let limit = self.config.idle_client_timeout_ms;
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.since = now;
+        let deadline = if limit == 0 { NEVER } else { now.plus_ms(limit) };
+        self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
+    }
+
+    /// The release rule, in one place (I1): a server leaves its client when the server is at rest, no
+    /// message of the client is half through, nothing of it waits to be sent, and it is not pinned.
+    pub(crate) fn at_rest(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get(id) else { return };
+        if !server.is_at_rest() {
+            return;
+        }
+        let client_id = match server.state {
+            server::State::Linked { client } => client,
+            server::State::Abandoned { .. } => return self.next_task(id, now, sink),
+            _ => return,
+        };
+        let Some(client) = self.clients.get(client_id) else { return };
+        let Some(session) = client.session.as_deref() else { return };
+        let stays = client.stream.left > 0
+            || !client.held.is_empty()
+            || session.pin.is_set()
+            || self.is_session_mode();
+        if stays {
+            return;
+        }
+        self.unlink(client_id, id, sink);
+        self.next_task(id, now, sink);
+    }
+
+    /// After a client's bytes have been dealt with: what had to wait for that.
+    pub(crate) fn after_pump(&mut self, id: ClientId, now: Now, sink: &mut dyn Sink) {
+        let Some(client) = self.clients.get(id) else { return };
+        if let Some(server) = client.server() {
+            self.at_rest(server, now, sink);
+        }
+        let Some(client) = self.clients.get(id) else { return };
+        if client.held.is_empty() && self.is_at_idle_point(client) {
+            if client.eof {
+                sink.close(crate::ids::Conn::Client(id));
+                self.client_left(id, now, sink);
+            } else if self.stopping {
+                self.end_client(id, &errors::shutdown(), now, sink);
+            }
+        }
+    }
+
+    /// Whether a client has no request under way and no transaction open.
+    pub(crate) fn is_at_idle_point(&self, client: &client::Client) -> bool {
+        match client.state {
+            client::State::Login(_) | client::State::Welcome => true,
+            client::State::Idle => client.stream.left == 0,
+            client::State::Linked { server } => {
+                client.stream.left == 0
+                    && self.servers.get(server).is_none_or(|server| {
+                        !server.is_busy() && server.status == b'I' && server.stream_left == 0
+                    })
+            }
+            client::State::Cancelling | client::State::Waiting { .. } => false,
+        }
+    }
+
+    /// Runs one of our own queries on a server that no client has.
+    pub(crate) fn run_task(&mut self, id: ServerId, task: Task, now: Now, sink: &mut dyn Sink) {
+        let sql: &[u8] = match task {
+            Task::Rollback => b"ROLLBACK",
+            Task::Reset => b"DISCARD ALL",
+            Task::Limits => LIMITS_QUERY,
+            Task::Init => self.config.init_query.as_bytes(),
+            Task::Check => b";",
+        };
+        self.scratch.clear();
+        write::query(&mut self.scratch, sql);
+        let Some(server) = self.servers.get_mut(id) else { return };
+        server.state = server::State::Working(task);
+        server.since = now;
+        server.statements.unnamed = 0;
+        server.owed.push(Owed::swallow(Kind::Query, Note::Own { failed: false }));
+        if !server.fresh {
+            let deadline = now.plus_ms(HOUSEKEEPING_TIMEOUT_MS);
+            self.wheel.set(&mut server.timer, Owner::Server(id), deadline);
+        }
+        sink.send_own(crate::ids::Conn::Server(id), &self.scratch);
+    }
+
+    fn task_done(&mut self, id: ServerId, failed: bool, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        let server::State::Working(task) = server.state else { return };
+        if failed {
+            let text = format!("task={task:?} failed on a server connection, which is closed");
+            Self::log(sink, Level::Error, text);
+            self.stats.server_failures += 1;
+            return self.retire(id, now, sink);
+        }
+        if task == Task::Reset {
+            server.statements.clear();
+            server.needs.init = !self.config.init_query.is_empty();
+            self.stats.resets += 1;
+        }
+        self.next_task(id, now, sink);
+    }
+
+    /// The one row that says what the target's limits are.
+    pub(crate) fn limits_row(&mut self, id: ServerId, body: &[u8], now: Now, sink: &mut dyn Sink) {
+        let Ok(values) = backend::data_row_values(body) else {
+            return self.server_violation(id, "malformed DataRow", now, sink);
+        };
+        let number = |value: Option<&[u8]>| {
+            value.and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok())
+        };
+        let numbers: Vec<Option<u32>> = values.map(number).collect();
+        let [Some(max_connections), Some(superuser_reserved), reserved] = numbers[..] else {
+            return Self::log(
+                sink,
+                Level::Warning,
+                "the target did not tell its connection limits".to_owned(),
+            );
+        };
+        let reserved = reserved.unwrap_or(0);
+        let limits = TargetLimits { max_connections, superuser_reserved, reserved };
+        if let Some(allowed) = self.budget.set_limits(limits, now) {
+            sink.event(Event::BudgetChanged { allowed });
+        }
+    }
+}

@@ -1,0 +1,625 @@
+//! Replies: from a server's bytes to its client, message by message.
+//!
+//! The reply queue says which request a message answers and whether the client sees it. What goes on goes
+//! on in one piece, straight from the received bytes; rows and copy data are never held, whatever their
+//! size. A message that does not fit what is owed ends the connection. Next on the path: `release.rs`.
+
+use pgwire::backend::{self, ErrorFields, ParameterStatus};
+use pgwire::frame::{HEAD_BYTES, Head};
+use pgwire::{tag, write};
+
+use super::input::{Input, Run};
+use crate::core::Core;
+use crate::event::Event;
+use crate::ids::{Conn, ServerId};
+use crate::limits::{ABANDONED_BYTES_MAX, SERVER_COLLECT_BYTES_MAX};
+use crate::owed::{Kind, Note};
+use crate::params::APPLICATION_NAME;
+use crate::pin::PinReason;
+use crate::prepared::Statement;
+use crate::server::{self, CopyIn, Task};
+use crate::sink::{Chunk, Now, Sink};
+
+/// What to do with a reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// The client gets it.
+    Forward,
+    /// Nobody does.
+    Swallow,
+    /// It was dealt with in another way (and what had to be sent was sent).
+    Handled,
+    /// The server is gone, or no longer read.
+    Ended,
+}
+
+impl Core {
+    /// Deals with a server's bytes.
+    pub(crate) fn server_input(
+        &mut self,
+        id: ServerId,
+        chunk: Chunk<'_>,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        if server.partial.is_empty() {
+            return self.pump_server(id, Input::Chunk(chunk), now, sink);
+        }
+        let mut held = std::mem::take(&mut server.partial);
+        held.extend_from_slice(chunk.bytes);
+        self.pump_server(id, Input::Held(held), now, sink);
+    }
+
+    fn pump_server(&mut self, id: ServerId, input: Input<'_>, now: Now, sink: &mut dyn Sink) {
+        let to = self.servers.get(id).and_then(|server| server.client()).map(Conn::Client);
+        let mut run = Run { input, start: 0, to };
+        let mut at = 0;
+        let length = run.input.bytes().len();
+        while at < length {
+            let Some(server) = self.servers.get_mut(id) else { return };
+            if matches!(server.state, server::State::Closing) {
+                return;
+            }
+            let (forward, bytes) = if server.stream_left > 0 {
+                let bytes = (length - at).min(server.stream_left);
+                server.stream_left -= bytes;
+                (server.stream_forward, bytes)
+            } else {
+                let rest = run.rest(at);
+                let Some(head) = self.reply_head(id, rest, now, sink) else { break };
+                let bytes = head.total().min(rest.len());
+                let verdict = self.reply(id, &mut run, at, head, now, sink);
+                if verdict == Verdict::Ended {
+                    return;
+                }
+                let forward = verdict == Verdict::Forward;
+                if let Some(server) = self.servers.get_mut(id) {
+                    server.stream_left = head.total() - bytes;
+                    server.stream_forward = forward;
+                }
+                (forward, bytes)
+            };
+            if forward {
+                at += bytes;
+            } else {
+                self.note_thrown_away(id, bytes, now, sink);
+                run.flush(at.max(run.start), sink);
+                at += bytes;
+                run.start = at;
+            }
+            if self.servers.get(id).is_some_and(|server| server.stream_left == 0) {
+                self.message_ended(id, &mut run, at, now, sink);
+            }
+        }
+        run.flush(at.max(run.start), sink);
+        self.note_mid_reply(id);
+        if let Some(server) = self.servers.get_mut(id) {
+            if let Some(rest) = run.input.bytes().get(at..) {
+                server.partial.extend_from_slice(rest);
+            }
+        }
+    }
+
+    /// The next reply's head, if the reply can be dealt with now: short ones must be whole.
+    fn reply_head(
+        &mut self,
+        id: ServerId,
+        rest: &[u8],
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Option<Head> {
+        let head = match Head::read(rest) {
+            Ok(head) => head?,
+            Err(malformed) => {
+                self.server_violation(id, malformed.0, now, sink);
+                return None;
+            }
+        };
+        let streams = matches!(
+            head.tag,
+            tag::DATA_ROW | tag::COPY_DATA | tag::ROW_DESCRIPTION | tag::FUNCTION_RESPONSE
+        );
+        let logging_in = self
+            .servers
+            .get(id)
+            .is_some_and(|server| matches!(server.state, server::State::LoggingIn(_)));
+        if streams && !logging_in || rest.len() >= head.total() {
+            return Some(head);
+        }
+        if head.total() <= SERVER_COLLECT_BYTES_MAX {
+            return None;
+        }
+        // Errors, notices and the like may be of any size; those that say something to us may not.
+        let must_be_read = matches!(
+            head.tag,
+            tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::BACKEND_KEY_DATA
+        );
+        if must_be_read || logging_in {
+            self.server_violation(id, "a message is longer than it may be", now, sink);
+            return None;
+        }
+        Some(head)
+    }
+
+    /// A reply from its head on; `Ended` if there is nobody left to deal with what follows.
+    fn reply(
+        &mut self,
+        id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Verdict {
+        let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
+        let body_end = (at + head.total()).min(run.input.bytes().len());
+        match server.state {
+            server::State::LoggingIn(_) => {
+                let body = run.input.bytes().get(at + HEAD_BYTES..body_end).unwrap_or_default();
+                self.login_reply(id, head.tag, body, now, sink);
+                return self.still_read(id);
+            }
+            server::State::Connecting | server::State::Closing => return Verdict::Ended,
+            _ => {}
+        }
+        match head.tag {
+            tag::DATA_ROW => self.row(id, run, at, body_end, now, sink),
+            tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => self.asynchronous(id),
+            tag::PARAMETER_STATUS => self.parameter(id, run, at, body_end, now, sink),
+            tag::READY_FOR_QUERY => self.ready(id, run, at, body_end, now, sink),
+            tag::ERROR_RESPONSE => self.error(id, run, at, body_end, now, sink),
+            _ => {
+                self.emit_synthetic(id, run, at, sink);
+                self.in_order(id, run, at, head, body_end, now, sink)
+            }
+        }
+    }
+
+    pub(crate) fn still_read(&self, id: ServerId) -> Verdict {
+        match self.servers.get(id).map(|server| &server.state) {
+            None | Some(server::State::Closing) => Verdict::Ended,
+            Some(_) => Verdict::Handled,
+        }
+    }
+
+    /// Rows and copy data, the hot path.
+    #[inline]
+    fn row(
+        &mut self,
+        id: ServerId,
+        run: &Run<'_>,
+        at: usize,
+        body_end: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Verdict {
+        let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
+        match server.owed.front() {
+            Some(owed) if matches!(owed.kind, Kind::Query | Kind::Execute) => {
+                if !owed.swallow {
+                    return Verdict::Forward;
+                }
+                if matches!(server.state, server::State::Working(Task::Limits)) {
+                    let body = run.input.bytes().get(at + HEAD_BYTES..body_end);
+                    self.limits_row(id, body.unwrap_or_default(), now, sink);
+                }
+                Verdict::Swallow
+            }
+            _ => self.unexpected(id, now, sink),
+        }
+    }
+
+    fn unexpected(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) -> Verdict {
+        self.server_violation(id, "a reply that nothing was owed for", now, sink);
+        Verdict::Ended
+    }
+
+    /// Notices and notifications: for the client that has the server, unless they answer a query of ours.
+    fn asynchronous(&mut self, id: ServerId) -> Verdict {
+        let Some(server) = self.servers.get(id) else { return Verdict::Ended };
+        let ours = server.owed.front().is_some_and(|owed| owed.swallow);
+        if server.client().is_some() && !ours { Verdict::Forward } else { Verdict::Swallow }
+    }
+
+    /// Replies that answer the oldest request.
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    fn in_order(
+        &mut self,
+        id: ServerId,
+        run: &Run<'_>,
+        at: usize,
+        head: Head,
+        body_end: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Verdict {
+        let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
+        let Some(owed) = server.owed.front() else { return self.unexpected(id, now, sink) };
+        let swallow = owed.swallow;
+        let (fits, ends) = match (head.tag, owed.kind) {
+            (tag::PARSE_COMPLETE, Kind::Parse)
+            | (tag::BIND_COMPLETE, Kind::Bind)
+            | (tag::CLOSE_COMPLETE, Kind::Close)
+            | (tag::NO_DATA | tag::ROW_DESCRIPTION, Kind::Describe)
+            | (tag::COMMAND_COMPLETE | tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED, Kind::Execute) => {
+                (true, true)
+            }
+            (tag::PARAMETER_DESCRIPTION, Kind::Describe)
+            | (tag::COMMAND_COMPLETE | tag::EMPTY_QUERY | tag::ROW_DESCRIPTION, Kind::Query)
+            | (tag::COPY_DATA | tag::COPY_DONE | tag::COPY_OUT, Kind::Query | Kind::Execute)
+            | (tag::FUNCTION_RESPONSE, Kind::Function) => (true, false),
+            (tag::COPY_IN, Kind::Query | Kind::Execute) => {
+                let ended = server.owed.iter().any(|owed| owed.kind == Kind::CopyEnd);
+                server.copy_in = CopyIn::Reading { ended };
+                server.doubtful_sync |= server.owed.drop_syncs_before_copy_end() > 0;
+                (true, false)
+            }
+            _ => (false, false),
+        };
+        if !fits {
+            return self.unexpected(id, now, sink);
+        }
+        if head.tag == tag::COMMAND_COMPLETE {
+            server.copy_in = CopyIn::No;
+            let body = run.input.bytes().get(at + HEAD_BYTES..body_end).unwrap_or_default();
+            self.note_command(id, body);
+        }
+        if ends {
+            self.pop_owed(id);
+        }
+        if swallow { Verdict::Swallow } else { Verdict::Forward }
+    }
+
+    /// Takes the oldest entry out and makes the change that its message stood for.
+    fn pop_owed(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        let client = server.client();
+        let Some(owed) = server.owed.pop() else { return };
+        match owed.note {
+            Note::Prepared(statement) => server.statements.confirm(statement.id),
+            Note::Named { name, on_server } => {
+                if let Some(statement) = on_server {
+                    server.statements.confirm(statement.id);
+                }
+                let session = client.and_then(|client| self.session_mut(client));
+                if let Some(named) = session.and_then(|s| s.statements.named.get_mut(&name)) {
+                    named.unconfirmed = 0;
+                }
+            }
+            Note::Unnamed { server, .. } => {
+                if let Some(session) = client.and_then(|client| self.session_mut(client)) {
+                    session.statements.unnamed_unconfirmed = 0;
+                    if server == Statement::LONG && !session.long_named {
+                        session.pin.remove(PinReason::LongStatement);
+                    }
+                }
+            }
+            Note::Closed { name, .. } => {
+                if let Some(session) = client.and_then(|client| self.session_mut(client)) {
+                    session.statements.closed.remove(&name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A message has been dealt with to its end: what of ours comes right behind it follows.
+    fn message_ended(
+        &mut self,
+        id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        loop {
+            let Some(server) = self.servers.get_mut(id) else { return };
+            let Some(kind) = server.owed.front().map(|owed| owed.kind) else { break };
+            if kind == Kind::CopyEnd && server.copy_in == CopyIn::No {
+                server.owed.pop();
+            } else if kind == Kind::Synthetic {
+                self.emit_synthetic(id, run, at, sink);
+            } else {
+                break;
+            }
+        }
+        self.at_idle_point(id, run, at, now, sink);
+    }
+
+    /// Sends the ParseCompletes of ours whose turn has come.
+    pub(crate) fn emit_synthetic(
+        &mut self,
+        id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        sink: &mut dyn Sink,
+    ) {
+        loop {
+            let Some(server) = self.servers.get_mut(id) else { return };
+            if server.owed.front().is_none_or(|owed| owed.kind != Kind::Synthetic) {
+                return;
+            }
+            let client = server.client();
+            self.pop_owed(id);
+            if let Some(client) = client {
+                run.flush(at.max(run.start), sink);
+                self.scratch.clear();
+                write::parse_complete(&mut self.scratch);
+                sink.send_own(Conn::Client(client), &self.scratch);
+            }
+        }
+    }
+
+    /// A Flush asks for what is due; ParseCompletes of ours that nothing stands before are.
+    pub(crate) fn flush_synthetic(
+        &mut self,
+        client: crate::ids::ClientId,
+        id: ServerId,
+        sink: &mut dyn Sink,
+    ) {
+        loop {
+            let Some(server) = self.servers.get(id) else { return };
+            if server.stream_left > 0
+                || server.owed.front().is_none_or(|owed| owed.kind != Kind::Synthetic)
+            {
+                return;
+            }
+            self.pop_owed(id);
+            self.scratch.clear();
+            write::parse_complete(&mut self.scratch);
+            sink.send_own(Conn::Client(client), &self.scratch);
+        }
+    }
+
+    /// ParameterStatus: the server's new value; its client is told, except that `application_name` is the
+    /// client's own business.
+    fn parameter(
+        &mut self,
+        id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        body_end: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Verdict {
+        let body = run.input.bytes().get(at + HEAD_BYTES..body_end).unwrap_or_default();
+        self.note_parameter(id, body, now, sink);
+        if self.still_read(id) == Verdict::Ended {
+            return Verdict::Ended;
+        }
+        let Some(server) = self.servers.get(id) else { return Verdict::Ended };
+        let Some(client) = server.client() else { return Verdict::Swallow };
+        let params = std::rc::Rc::clone(&server.params);
+        let name = std::rc::Rc::clone(&server.application_name);
+        let front = server.owed.front();
+        let ours = front.is_some_and(|owed| owed.swallow);
+        let is_reset = front.is_some_and(|owed| matches!(owed.note, Note::Reset { .. }));
+        let Some(session) = self.session_mut(client) else { return Verdict::Ended };
+        let is_name = ParameterStatus::read(body).is_ok_and(|p| p.name == APPLICATION_NAME);
+        if !is_name {
+            session.params = params;
+            return Verdict::Forward;
+        }
+        if ours {
+            return Verdict::Swallow;
+        }
+        if !is_reset {
+            session.application_name = name;
+            return Verdict::Forward;
+        }
+        // The server went back to its own login's value; the client's is what it said at start-up.
+        if session.application_name != session.application_name_at_start {
+            session.application_name = std::rc::Rc::clone(&session.application_name_at_start);
+            let name = std::rc::Rc::clone(&session.application_name);
+            run.flush(at.max(run.start), sink);
+            self.scratch.clear();
+            write::parameter_status(&mut self.scratch, APPLICATION_NAME, &name);
+            sink.send_own(Conn::Client(client), &self.scratch);
+        }
+        Verdict::Swallow
+    }
+
+    /// ErrorResponse: the client gets it at once; inside a batch the rest up to Sync is not owed any more.
+    fn error(
+        &mut self,
+        id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        body_end: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Verdict {
+        self.emit_synthetic(id, run, at, sink);
+        let body = run.input.bytes().get(at + HEAD_BYTES..body_end).unwrap_or_default();
+        let fields = ErrorFields::read(body).ok();
+        let severity = fields.as_ref().and_then(|f| f.get(b'V').or_else(|| f.get(b'S')));
+        let is_fatal = matches!(severity, Some(b"FATAL" | b"PANIC"));
+        let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
+        server.unfit |= is_fatal;
+        let Some(client) = server.client() else {
+            return self.error_without_client(id, is_fatal, now, sink);
+        };
+        if is_fatal {
+            if let Some(session) = self.session_mut(client) {
+                session.told_fatal = true;
+            }
+            return Verdict::Forward;
+        }
+        let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
+        server.copy_in = CopyIn::No;
+        if server.doubtful_sync {
+            // Whether that Sync was counted cannot be known: nobody else may get this server.
+            server.unfit = true;
+        }
+        let Some(owed) = server.owed.front_mut() else { return Verdict::Forward };
+        if owed.kind.ends_with_ready() {
+            if let Note::Reset { failed, .. } = &mut owed.note {
+                *failed = true;
+            }
+            return if owed.swallow { Verdict::Swallow } else { Verdict::Forward };
+        }
+        let shown = match &owed.note {
+            Note::Shown { server_name, client_name } => {
+                rename_in_error(body, server_name, client_name)
+            }
+            _ => None,
+        };
+        self.skip_batch(id);
+        let Some(renamed) = shown else { return Verdict::Forward };
+        run.flush(at.max(run.start), sink);
+        sink.send_own(Conn::Client(client), &renamed);
+        Verdict::Handled
+    }
+
+    /// An error while no client has the server: our own query failed, or the server says goodbye.
+    fn error_without_client(
+        &mut self,
+        id: ServerId,
+        is_fatal: bool,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Verdict {
+        let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
+        if is_fatal {
+            self.retire(id, now, sink);
+            return Verdict::Ended;
+        }
+        server.copy_in = CopyIn::No;
+        server.unfit |= server.doubtful_sync;
+        match server.owed.front_mut() {
+            Some(owed) if owed.kind.ends_with_ready() => {
+                if let Note::Own { failed } = &mut owed.note {
+                    *failed = true;
+                }
+            }
+            Some(_) => self.skip_batch(id),
+            None => return self.unexpected(id, now, sink),
+        }
+        Verdict::Swallow
+    }
+
+    /// The server skips to the next Sync: what it skips did not happen.
+    fn skip_batch(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        if crate::broken::is("reply_queue") {
+            server.owed.pop();
+            return;
+        }
+        let client = server.client();
+        let skipped = server.owed.skip_to_sync();
+        let last = skipped.len().saturating_sub(1);
+        for (index, owed) in skipped.into_iter().enumerate() {
+            self.undo(id, client, owed.note, index == last);
+        }
+    }
+
+    fn undo(
+        &mut self,
+        id: ServerId,
+        client: Option<crate::ids::ClientId>,
+        note: Note,
+        failed_itself: bool,
+    ) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        let statements = &mut server.statements;
+        let session = client
+            .and_then(|client| self.clients.get_mut(client))
+            .and_then(|client| client.session.as_deref_mut());
+        match note {
+            Note::Prepared(statement) => statements.remove(statement.id),
+            Note::Evicted(statement) => statements.restore(&statement),
+            Note::Named { name, on_server } => {
+                if let Some(statement) = on_server {
+                    statements.remove(statement.id);
+                }
+                if let Some(session) = session {
+                    session.statements.named.remove(&name);
+                }
+            }
+            // A Parse that fails itself has dropped the unnamed statement first.
+            Note::Unnamed { client, server } => {
+                statements.unnamed = if failed_itself { 0 } else { server };
+                if let Some(session) = session {
+                    session.statements.unnamed = if failed_itself { None } else { client };
+                    session.statements.unnamed_unconfirmed = 0;
+                }
+            }
+            Note::UnnamedOnServer { server } => {
+                statements.unnamed = if failed_itself { 0 } else { server };
+            }
+            Note::Closed { name, statement } => {
+                if let Some(session) = session {
+                    session.statements.closed.remove(&name);
+                    if let Some(statement) = statement {
+                        let named = crate::prepared::Named { statement, unconfirmed: 0 };
+                        session.statements.named.insert(name, named);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// CommandComplete tags that say what became of statement names.
+    fn note_command(&mut self, id: ServerId, body: &[u8]) {
+        let clears = matches!(backend::command_tag(body), Ok(b"DISCARD ALL" | b"DEALLOCATE ALL"));
+        if !clears {
+            return;
+        }
+        let Some(server) = self.servers.get_mut(id) else { return };
+        server.statements.forget_confirmed();
+        let client = server.client();
+        if let Some(session) = client.and_then(|client| self.session_mut(client)) {
+            session.statements.forget_confirmed();
+            session.long_named = false;
+        }
+    }
+
+    /// Remembers whether the client has been sent a part of a reply.
+    fn note_mid_reply(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get(id) else { return };
+        let mid_reply = server.stream_left > 0 && server.stream_forward;
+        let Some(client) = server.client() else { return };
+        if let Some(session) = self.session_mut(client) {
+            session.mid_reply = mid_reply;
+        }
+    }
+
+    /// Replies to a client that has left: a flood of them is cut short.
+    fn note_thrown_away(&mut self, id: ServerId, bytes: usize, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        let server::State::Abandoned { bytes: total } = &mut server.state else { return };
+        let before = *total;
+        *total += bytes as u64;
+        if before <= ABANDONED_BYTES_MAX && *total > ABANDONED_BYTES_MAX {
+            self.start_cancel(id, None, now, sink);
+        }
+    }
+
+    /// A server broke the protocol: its connection ends at once, and so does its client's.
+    pub(crate) fn server_violation(
+        &mut self,
+        id: ServerId,
+        why: &'static str,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        self.stats.server_violations += 1;
+        sink.event(Event::ProtocolViolation { side: "server", reason: why });
+        sink.close(Conn::Server(id));
+        self.server_broke(id, why, crate::errors::PROTOCOL_VIOLATION, now, sink);
+    }
+}
+
+/// An ErrorResponse with one name in its message replaced; none if the name does not occur.
+fn rename_in_error(body: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+    let at = body.windows(from.len()).position(|window| window == from)?;
+    let mut out = vec![tag::ERROR_RESPONSE];
+    let length = u32::try_from(body.len() - from.len() + to.len() + 4).ok()?;
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(body.get(..at)?);
+    out.extend_from_slice(to);
+    out.extend_from_slice(body.get(at + from.len()..)?);
+    Some(out)
+}

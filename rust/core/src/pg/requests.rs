@@ -1,0 +1,506 @@
+//! Requests: from a client's bytes to a server, message by message.
+//!
+//! Only heads and the few messages that name statements or carry SQL are looked at; all else is sent on
+//! as it came, in one piece. A message that is too long to be held is streamed. What makes a client wait
+//! (no server free, an earlier batch must be confirmed first) leaves its bytes in `held`.
+//! Next on the path: `extended.rs`, then `pin.rs`, `lending.rs`.
+
+use pgwire::frame::{HEAD_BYTES, Head};
+use pgwire::{tag, write};
+use sqlscan::{Effects, Scanner, Verdict};
+
+use super::input::{Input, Run};
+use crate::client::{self, Refuse};
+use crate::core::Core;
+use crate::errors::Failure;
+use crate::event::Event;
+use crate::ids::{ClientId, Conn, ServerId};
+use crate::lending::Borrow;
+use crate::limits::{COLLECT_BYTES_MAX, REPLIES_MAX};
+use crate::owed::{Kind, Note, Owed};
+use crate::params;
+use crate::pin::{PinReason, Reasons};
+use crate::prepared::Statement;
+use crate::server::CopyIn;
+use crate::sink::{Now, Sink};
+use crate::timer::Owner;
+
+/// What was done with a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// This many bytes go on as they are; fewer than the message has means that the rest streams.
+    Forward(usize),
+    /// This many bytes are done with and go nowhere.
+    Drop(usize),
+    /// The message has to be looked at again.
+    Again,
+    /// More bytes are needed.
+    More,
+    /// The client waits; its bytes are kept.
+    Blocked,
+    /// The client is gone.
+    Ended,
+}
+
+impl Core {
+    /// Deals with a client's bytes; what cannot be dealt with yet is kept in `held`.
+    pub(crate) fn pump_client(
+        &mut self,
+        id: ClientId,
+        input: Input<'_>,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let to = self.clients.get(id).and_then(client::Client::server).map(Conn::Server);
+        let mut run = Run { input, start: 0, to };
+        let mut at = 0;
+        let length = run.input.bytes().len();
+        while at < length {
+            let Some(client) = self.clients.get_mut(id) else { return };
+            let step = if client.stream.left > 0 {
+                self.stream_on(id, &run, at, now, sink)
+            } else {
+                self.client_message(id, &mut run, at, now, sink)
+            };
+            match step {
+                Step::Forward(bytes) => at += bytes,
+                Step::Drop(bytes) => {
+                    run.flush(at, sink);
+                    at += bytes;
+                    run.start = at;
+                }
+                Step::Again => {}
+                Step::More | Step::Blocked => break,
+                Step::Ended => return,
+            }
+        }
+        run.flush(at, sink);
+        self.keep_rest(id, run, at, sink);
+        self.after_pump(id, now, sink);
+    }
+
+    /// Keeps what was not dealt with.
+    fn keep_rest(&mut self, id: ClientId, run: Run<'_>, at: usize, sink: &mut dyn Sink) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        match run.input {
+            Input::Held(mut held) => {
+                if at < held.len() {
+                    held.drain(..at);
+                    client.held = held;
+                }
+            }
+            Input::Chunk(chunk) => {
+                if let Some(rest) = chunk.bytes.get(at..) {
+                    if !rest.is_empty() {
+                        // Exactly as much as is needed: a waiter holds no more than its request.
+                        client.held = Vec::with_capacity(rest.len());
+                        client.held.extend_from_slice(rest);
+                    }
+                }
+            }
+        }
+        let full = client.held.len() >= crate::limits::HELD_BYTES_MAX
+            && matches!(client.state, client::State::Waiting { .. });
+        self.pause_client(id, client::pause::HELD, full, sink);
+    }
+
+    /// More of a message whose head has been dealt with.
+    fn stream_on(
+        &mut self,
+        id: ClientId,
+        run: &Run<'_>,
+        at: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let Some(client) = self.clients.get_mut(id) else { return Step::Ended };
+        let rest = run.rest(at);
+        let bytes = rest.len().min(client.stream.left);
+        client.stream.left -= bytes;
+        if client.stream.drop {
+            return Step::Drop(bytes);
+        }
+        let done = client.stream.left == 0;
+        if let Some(mut scanner) = client.stream.scanner.take() {
+            let text = rest.get(..bytes).unwrap_or_default();
+            let nul = text.iter().position(|byte| *byte == 0);
+            scanner.feed(text.get(..nul.unwrap_or(text.len())).unwrap_or_default());
+            if nul.is_some() || done {
+                self.pin_for(id, scanner.finish(), now, sink);
+            } else {
+                client.stream.scanner = Some(scanner);
+            }
+        }
+        Step::Forward(bytes)
+    }
+
+    /// A message from its head on.
+    fn client_message(
+        &mut self,
+        id: ClientId,
+        run: &mut Run<'_>,
+        at: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let rest = run.rest(at);
+        let head = match Head::read(rest) {
+            Ok(Some(head)) => head,
+            Ok(None) => return Step::More,
+            Err(malformed) => {
+                run.flush(at, sink);
+                self.client_violation(id, malformed.0, now, sink);
+                return Step::Ended;
+            }
+        };
+        let whole = rest.len() >= head.total();
+        match head.tag {
+            tag::QUERY
+            | tag::PARSE
+            | tag::BIND
+            | tag::DESCRIBE
+            | tag::CLOSE
+            | tag::EXECUTE
+            | tag::SYNC
+            | tag::FLUSH
+            | tag::FUNCTION_CALL => {
+                // A server is not kept waiting for the rest of a short message.
+                if !whole && head.total() <= COLLECT_BYTES_MAX {
+                    return Step::More;
+                }
+            }
+            tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {
+                return self.copy_message(id, head, rest.len());
+            }
+            tag::TERMINATE => {
+                run.flush(at, sink);
+                sink.close(Conn::Client(id));
+                self.client_left(id, now, sink);
+                return Step::Ended;
+            }
+            _ => {
+                run.flush(at, sink);
+                self.client_violation(id, "invalid frontend message type", now, sink);
+                return Step::Ended;
+            }
+        }
+        let Some(client) = self.clients.get_mut(id) else { return Step::Ended };
+        let Some(session) = client.session.as_deref_mut() else { return Step::Ended };
+        if session.refuse != Refuse::Nothing {
+            return self.refused_message(id, head, rest.len(), sink);
+        }
+        let server_id = match client.server() {
+            Some(server_id) => server_id,
+            None => match self.borrow(id, now, sink) {
+                Borrow::Linked(server_id) => {
+                    run.to = Some(Conn::Server(server_id));
+                    server_id
+                }
+                Borrow::Waits => return Step::Blocked,
+                Borrow::Refused => return Step::Again,
+            },
+        };
+        self.request(id, server_id, run, at, head, now, sink)
+    }
+
+    /// A request of a client that has a server.
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    #[inline]
+    fn request(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
+        if server.owed.len() >= REPLIES_MAX {
+            return self.stall(id, sink);
+        }
+        let available = run.rest(at).len();
+        if server.owed.is_skipping() && head.tag != tag::SYNC {
+            // The server would throw it away.
+            return self.drop_message(id, head, available);
+        }
+        if !server.is_busy() {
+            self.request_begins(id, now);
+        }
+        match head.tag {
+            tag::QUERY => self.query(id, server_id, run, at, head, now, sink),
+            tag::PARSE => self.parse(id, server_id, run, at, head, now, sink),
+            tag::BIND => self.bind(id, server_id, run, at, head, now, sink),
+            tag::DESCRIBE | tag::CLOSE => {
+                self.describe_or_close(id, server_id, run, at, head, now, sink)
+            }
+            tag::EXECUTE => {
+                self.owe(server_id, Owed::forward(Kind::Execute));
+                self.forward_message(id, head, available)
+            }
+            tag::SYNC => self.sync(id, server_id, head, available),
+            tag::FUNCTION_CALL => {
+                self.pin_for_function(id, run.rest(at), now, sink);
+                self.owe(server_id, Owed::forward(Kind::Function));
+                self.next_batch(id, server_id);
+                self.forward_message(id, head, available)
+            }
+            _ => {
+                self.flush_synthetic(id, server_id, sink);
+                self.forward_message(id, head, available)
+            }
+        }
+    }
+
+    /// A simple Query.
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    #[inline]
+    fn query(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let rest = run.rest(at);
+        let whole = rest.len() >= head.total();
+        let body = rest.get(HEAD_BYTES..head.total().min(rest.len())).unwrap_or_default();
+        let mut note = Note::None;
+        if whole {
+            let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
+            let verdict = sqlscan::scan(text);
+            if verdict.effects != Effects::default() || self.is_opaque(id) {
+                match self.before_statement(id, server_id, verdict, run, at, now, sink) {
+                    Step::Again => {}
+                    step => return step,
+                }
+            }
+            if let Some(reset) = verdict.reset {
+                note = Note::Reset { reset, failed: false };
+            }
+        } else if let Some(client) = self.clients.get_mut(id) {
+            let mut scanner = Box::new(Scanner::new());
+            scanner.feed(body);
+            client.stream.scanner = Some(scanner);
+        }
+        let available = run.rest(at).len();
+        let Some(client) = self.clients.get_mut(id) else { return Step::Ended };
+        let Some(session) = client.session.as_deref_mut() else { return Step::Ended };
+        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
+        let unnamed = session.statements.unnamed.take();
+        if unnamed.is_some() || server.statements.unnamed != 0 {
+            let before = std::mem::take(&mut server.statements.unnamed);
+            if before == Statement::LONG && !session.long_named && !server.owed.is_open() {
+                session.pin.remove(PinReason::LongStatement);
+            }
+            if server.owed.is_open() && matches!(note, Note::None) {
+                note = Note::Unnamed { client: unnamed, server: before };
+            }
+        }
+        server.owed.push(Owed::noted(Kind::Query, note));
+        session.batch += 1;
+        session.batch_mark = server.statements.mark();
+        let bytes = head.total().min(available);
+        client.stream.left = head.total() - bytes;
+        client.stream.drop = false;
+        Step::Forward(bytes)
+    }
+
+    fn sync(&mut self, id: ClientId, server_id: ServerId, head: Head, available: usize) -> Step {
+        if let Some(server) = self.servers.get_mut(server_id) {
+            if server.copy_in == (CopyIn::Reading { ended: false }) {
+                // The server ignores it while it reads copy data (protocol, "COPY Operations").
+                server.doubtful_sync = true;
+            } else {
+                server.owed.push(Owed::forward(Kind::Sync));
+            }
+        }
+        self.next_batch(id, server_id);
+        self.forward_message(id, head, available)
+    }
+
+    pub(crate) fn next_batch(&mut self, id: ClientId, server_id: ServerId) {
+        let Some(mark) = self.servers.get(server_id).map(|server| server.statements.mark()) else {
+            return;
+        };
+        if let Some(session) = self.session_mut(id) {
+            session.batch += 1;
+            session.batch_mark = mark;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn owe(&mut self, server_id: ServerId, owed: Owed) {
+        if let Some(server) = self.servers.get_mut(server_id) {
+            server.owed.push(owed);
+        }
+    }
+
+    /// CopyData, CopyDone, CopyFail: for the server that reads copy data; late ones reach nobody.
+    fn copy_message(&mut self, id: ClientId, head: Head, available: usize) -> Step {
+        let server_id = self.clients.get(id).and_then(client::Client::server);
+        let Some(server) = server_id.and_then(|server_id| self.servers.get_mut(server_id)) else {
+            return self.drop_message(id, head, available);
+        };
+        if head.tag != tag::COPY_DATA {
+            if let CopyIn::Reading { ended } = &mut server.copy_in {
+                *ended = true;
+            }
+            if !server.owed.is_empty() {
+                server.owed.push(Owed::forward(Kind::CopyEnd));
+            }
+        }
+        self.forward_message(id, head, available)
+    }
+
+    /// Sends a message on as it is; what has not come yet follows.
+    pub(crate) fn forward_message(&mut self, id: ClientId, head: Head, available: usize) -> Step {
+        let bytes = head.total().min(available);
+        self.set_stream(id, head.total() - bytes, false);
+        Step::Forward(bytes)
+    }
+
+    fn drop_message(&mut self, id: ClientId, head: Head, available: usize) -> Step {
+        let bytes = head.total().min(available);
+        self.set_stream(id, head.total() - bytes, true);
+        Step::Drop(bytes)
+    }
+
+    pub(crate) fn set_stream(&mut self, id: ClientId, left: usize, drop: bool) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.stream.left = left;
+            client.stream.drop = drop;
+        }
+    }
+
+    /// A message behind a refused one.
+    fn refused_message(
+        &mut self,
+        id: ClientId,
+        head: Head,
+        available: usize,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let Some(session) = self.session_mut(id) else { return Step::Ended };
+        let ends = head.tag == tag::SYNC
+            || session.refuse == Refuse::Request
+                && matches!(head.tag, tag::QUERY | tag::FUNCTION_CALL);
+        session.refuse = if ends { Refuse::Nothing } else { Refuse::ToSync };
+        if ends {
+            session.batch += 1;
+            self.scratch.clear();
+            write::ready_for_query(&mut self.scratch, b'I');
+            sink.send_own(Conn::Client(id), &self.scratch);
+        }
+        self.drop_message(id, head, available)
+    }
+
+    /// Answers an idle client's next request with an error instead of sending it anywhere.
+    pub(crate) fn refuse(&mut self, id: ClientId, failure: &Failure, sink: &mut dyn Sink) {
+        self.scratch.clear();
+        failure.write(&mut self.scratch);
+        sink.send_own(Conn::Client(id), &self.scratch);
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.state = client::State::Idle;
+        if let Some(session) = client.session.as_deref_mut() {
+            // Which kind of request it is shows when its head is read again.
+            session.refuse = Refuse::Request;
+        }
+    }
+
+    /// The client goes on when the server has answered what it owes.
+    pub(crate) fn stall(&mut self, id: ClientId, sink: &mut dyn Sink) -> Step {
+        self.pause_client(id, client::pause::STALLED, true, sink);
+        Step::Blocked
+    }
+
+    fn request_begins(&mut self, id: ClientId, now: Now) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.since = now;
+        if self.config.query_timeout_ms == 0 {
+            client.timer.clear();
+        } else {
+            let deadline = now.plus_ms(self.config.query_timeout_ms);
+            self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
+        }
+    }
+
+    fn is_opaque(&self, id: ClientId) -> bool {
+        self.clients.get(id).and_then(|c| c.session.as_ref()).is_some_and(|s| s.opaque)
+    }
+
+    /// Pins for what a statement may leave behind.
+    pub(crate) fn pin_for(
+        &mut self,
+        id: ClientId,
+        verdict: Verdict,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let reasons = Reasons::from_effects(verdict.effects);
+        let Some(session) = self.session_mut(id) else { return };
+        let mut first = session.pin.add(reasons, now);
+        if session.opaque {
+            first = first.or(session.pin.add_one(PinReason::Unsure, now));
+        }
+        if let Some(reason) = first {
+            self.pinned(id, reason, sink);
+        }
+    }
+
+    pub(crate) fn pin_for_one(
+        &mut self,
+        id: ClientId,
+        reason: PinReason,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(session) = self.session_mut(id) else { return };
+        if let Some(reason) = session.pin.add_one(reason, now) {
+            self.pinned(id, reason, sink);
+        }
+    }
+
+    fn pinned(&mut self, id: ClientId, reason: PinReason, sink: &mut dyn Sink) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(session) = client.session.as_deref() else { return };
+        let pool = self.pools.get(session.pool).map_or_else(String::new, |p| p.name.clone());
+        self.stats.pins += 1;
+        sink.event(Event::Pinned { client: client.number, pool, reason });
+    }
+
+    /// A FunctionCall names its function by OID; these change session state (pg_proc.dat).
+    fn pin_for_function(&mut self, id: ClientId, message: &[u8], now: Now, sink: &mut dyn Sink) {
+        let oid = message.get(HEAD_BYTES..HEAD_BYTES + 4).and_then(|b| b.try_into().ok());
+        let reason = match oid.map(u32::from_be_bytes) {
+            Some(2078) => PinReason::SetConfig,
+            Some(2880..=2883 | 2886..=2889) => PinReason::AdvisoryLock,
+            Some(1574 | 1576 | 1765) => PinReason::Sequence,
+            Some(1599) => PinReason::Seed,
+            Some(_) => return,
+            None => PinReason::Unsure,
+        };
+        self.pin_for_one(id, reason, now, sink);
+    }
+
+    /// Sends `SET application_name` ahead of the client's first message; its reply is swallowed.
+    pub(crate) fn send_application_name(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(session) = self.clients.get(id).and_then(|c| c.session.as_deref()) else { return };
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        self.scratch.clear();
+        params::write_set_application_name(&mut self.scratch, &session.application_name);
+        server.application_name = std::rc::Rc::clone(&session.application_name);
+        server.statements.unnamed = 0;
+        server.owed.push(Owed::swallow(Kind::Query, Note::None));
+        sink.send_own(Conn::Server(server_id), &self.scratch);
+    }
+}

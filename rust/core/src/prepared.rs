@@ -1,0 +1,322 @@
+//! Prepared statements: one shared copy of each statement, and what is prepared on a server.
+//!
+//! A statement's key is its text and its parameter types, compared in full. The pool (database, user,
+//! start-up parameters) is the rest of the key: each pool has its own [`Statements`]. A client's name maps
+//! to a shared statement; a server holds it under a name of ours that is unique on the host.
+//! Next on the path: `pg/extended.rs`.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::rc::{Rc, Weak};
+
+use sqlscan::Verdict;
+
+/// One statement, shared by the clients that know it and the servers that hold it.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    /// Unique in this worker, never 0.
+    pub(crate) id: u64,
+    pub(crate) text: Box<[u8]>,
+    /// Parameter type OIDs as they stood in the Parse message.
+    pub(crate) oids: Box<[u8]>,
+    /// What running it may do to a session.
+    pub(crate) verdict: Verdict,
+}
+
+impl Statement {
+    /// Stands for an unnamed statement too long to be kept: the server has it, nobody else does.
+    pub(crate) const LONG: u64 = u64::MAX;
+}
+
+/// The statements of one pool, found by key.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    by_hash: BTreeMap<u64, Vec<Weak<Statement>>>,
+    hasher: SeededState,
+    sweep_at: usize,
+}
+
+/// A hasher that a client cannot aim at: SipHash over a secret seed, then the value.
+#[derive(Clone, Debug)]
+pub(crate) struct SeededState(pub(crate) u64);
+
+impl BuildHasher for SeededState {
+    type Hasher = std::hash::DefaultHasher;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        let mut hasher = std::hash::DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
+}
+
+const SWEEP_MIN: usize = 256;
+
+impl Statements {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { by_hash: BTreeMap::new(), hasher: SeededState(seed), sweep_at: SWEEP_MIN }
+    }
+
+    /// The shared copy of a statement; `next_id` is used up if it is new.
+    pub(crate) fn intern(&mut self, text: &[u8], oids: &[u8], next_id: &mut u64) -> Rc<Statement> {
+        let mut hasher = self.hasher.build_hasher();
+        text.hash(&mut hasher);
+        oids.hash(&mut hasher);
+        let bucket = self.by_hash.entry(hasher.finish()).or_default();
+        let known = bucket
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|statement| *statement.text == *text && *statement.oids == *oids);
+        if let Some(statement) = known {
+            return statement;
+        }
+        *next_id += 1;
+        let statement = Rc::new(Statement {
+            id: *next_id,
+            text: text.into(),
+            oids: oids.into(),
+            verdict: sqlscan::scan(text),
+        });
+        bucket.retain(|statement| statement.strong_count() > 0);
+        bucket.push(Rc::downgrade(&statement));
+        self.sweep();
+        statement
+    }
+
+    /// Drops the entries of statements that nobody holds, in amortised constant time.
+    fn sweep(&mut self) {
+        if self.by_hash.len() < self.sweep_at {
+            return;
+        }
+        self.by_hash.retain(|_, bucket| {
+            bucket.retain(|statement| statement.strong_count() > 0);
+            !bucket.is_empty()
+        });
+        self.sweep_at = (self.by_hash.len() * 2).max(SWEEP_MIN);
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+}
+
+/// One name of a client.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) statement: Rc<Statement>,
+    /// The batch that made it and has not been confirmed by the server; 0 = confirmed.
+    pub(crate) unconfirmed: u64,
+}
+
+/// The statements that a client believes it has.
+#[derive(Debug, Default)]
+pub(crate) struct ClientStatements {
+    pub(crate) named: BTreeMap<Box<[u8]>, Named>,
+    /// Names that were closed or dropped by a batch not yet confirmed: a later batch waits.
+    pub(crate) closed: BTreeMap<Box<[u8]>, u64>,
+    pub(crate) unnamed: Option<Rc<Statement>>,
+    /// As in [`Named`].
+    pub(crate) unnamed_unconfirmed: u64,
+}
+
+impl ClientStatements {
+    /// `DEALLOCATE ALL` has run: every name is gone but those whose Parse came behind it.
+    pub(crate) fn forget_confirmed(&mut self) {
+        self.named.retain(|_, named| named.unconfirmed != 0);
+        self.closed.clear();
+    }
+}
+
+/// What a server holds of one statement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Held {
+    /// Its Parse is on the way, sent in this batch of the borrowing client.
+    Pending(u64),
+    /// ParseComplete has come.
+    Ready,
+}
+
+#[derive(Debug)]
+struct Kept {
+    statement: Rc<Statement>,
+    held: Held,
+    used: u64,
+}
+
+/// The statements on one server: a bounded map, least recently used out first.
+#[derive(Debug, Default)]
+pub(crate) struct ServerStatements {
+    kept: BTreeMap<u64, Kept>,
+    clock: u64,
+    /// Which statement the server's unnamed one is; 0 = none or unknown.
+    pub(crate) unnamed: u64,
+}
+
+impl ServerStatements {
+    /// Whether the server holds the statement; counts as a use.
+    pub(crate) fn touch(&mut self, id: u64) -> Option<Held> {
+        let kept = self.kept.get_mut(&id)?;
+        self.clock += 1;
+        kept.used = self.clock;
+        Some(kept.held)
+    }
+
+    pub(crate) fn insert(&mut self, statement: &Rc<Statement>, batch: u64) {
+        self.clock += 1;
+        let kept =
+            Kept { statement: Rc::clone(statement), held: Held::Pending(batch), used: self.clock };
+        self.kept.insert(statement.id, kept);
+    }
+
+    /// Puts back what an eviction took out whose Close the server skipped.
+    pub(crate) fn restore(&mut self, statement: &Rc<Statement>) {
+        self.insert(statement, 0);
+        self.confirm(statement.id);
+    }
+
+    pub(crate) fn confirm(&mut self, id: u64) {
+        if let Some(kept) = self.kept.get_mut(&id) {
+            kept.held = Held::Ready;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) {
+        self.kept.remove(&id);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.kept.clear();
+        self.unnamed = 0;
+    }
+
+    /// `DEALLOCATE ALL` has run: what was confirmed is gone, what is on its way comes behind it.
+    pub(crate) fn forget_confirmed(&mut self) {
+        self.kept.retain(|_, kept| kept.held != Held::Ready);
+    }
+
+    /// Marks the start of a batch: what is used from here on is not evicted before the next mark.
+    pub(crate) fn mark(&self) -> u64 {
+        self.clock
+    }
+
+    /// Takes out the least recently used statement that is confirmed and was not used since `mark`, if
+    /// more than `max` are held. The caller sends its Close.
+    pub(crate) fn evict(&mut self, max: usize, mark: u64) -> Option<Rc<Statement>> {
+        if self.kept.len() <= max {
+            return None;
+        }
+        let (&id, _) = self
+            .kept
+            .iter()
+            .filter(|(_, kept)| kept.held == Held::Ready && kept.used <= mark)
+            .min_by_key(|(_, kept)| kept.used)?;
+        self.kept.remove(&id).map(|kept| kept.statement)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.kept.len()
+    }
+}
+
+/// The prefix of the names under which servers hold our statements; no client's name passes with it.
+pub(crate) const NAME_PREFIX: &[u8] = b"_pyproxy_";
+
+/// A name that no server ever holds: a Close of it succeeds and a Bind of it fails, as the client expects.
+pub(crate) const NO_SUCH_NAME: &[u8] = b"_pyproxy_none";
+
+/// The name of a statement on every server of this host that holds it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServerName {
+    bytes: [u8; 48],
+    len: usize,
+}
+
+impl ServerName {
+    pub(crate) fn new(worker: u16, generation: u32, id: u64) -> Self {
+        let mut name = Self { bytes: [0; 48], len: 0 };
+        for byte in NAME_PREFIX {
+            name.push(*byte);
+        }
+        name.push_hex(u64::from(worker));
+        name.push(b'_');
+        name.push_hex(u64::from(generation));
+        name.push(b'_');
+        name.push_hex(id);
+        name
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn push_hex(&mut self, value: u64) {
+        let digits = (64 - value.leading_zeros()).div_ceil(4).max(1);
+        for digit in (0..digits).rev() {
+            let nibble = (value >> (digit * 4)) as usize & 0xF;
+            self.push(b"0123456789abcdef"[nibble]);
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Held, ServerName, ServerStatements, Statements};
+
+    #[test]
+    fn equal_text_and_types_share_one_statement_and_nothing_less_does() {
+        let mut statements = Statements::new(1);
+        let mut id = 0;
+        let first = statements.intern(b"SELECT $1", &[], &mut id);
+        let again = statements.intern(b"SELECT $1", &[], &mut id);
+        let typed = statements.intern(b"SELECT $1", &[0, 0, 0, 23], &mut id);
+        assert_eq!(first.id, again.id);
+        assert_ne!(first.id, typed.id);
+        assert_eq!(id, 2);
+    }
+
+    #[test]
+    fn statements_that_nobody_holds_are_forgotten() {
+        let mut statements = Statements::new(1);
+        let mut id = 0;
+        for i in 0..10_000 {
+            statements.intern(format!("SELECT {i}").as_bytes(), &[], &mut id);
+        }
+        assert!(statements.len() <= super::SWEEP_MIN);
+    }
+
+    #[test]
+    fn eviction_takes_the_least_recently_used_but_nothing_of_the_running_batch() {
+        let mut statements = Statements::new(1);
+        let mut id = 0;
+        let mut server = ServerStatements::default();
+        let mut add = |server: &mut ServerStatements, text: &str| {
+            let statement = statements.intern(text.as_bytes(), &[], &mut id);
+            server.insert(&statement, 1);
+            server.confirm(statement.id);
+            statement
+        };
+        let first = add(&mut server, "a");
+        let second = add(&mut server, "b");
+        let mark = server.mark();
+        let third = add(&mut server, "c");
+        assert_eq!(server.touch(first.id), Some(Held::Ready));
+        assert_eq!(server.evict(1, mark).map(|s| s.id), Some(second.id));
+        assert!(server.evict(1, mark).is_none());
+        assert_eq!(server.len(), 2);
+        assert_eq!(server.evict(1, server.mark()).map(|s| s.id), Some(third.id));
+    }
+
+    #[test]
+    fn server_names_differ_by_worker_generation_and_statement() {
+        let name = |w, g, i| ServerName::new(w, g, i).as_bytes().to_vec();
+        assert_eq!(name(0, 1, 0x2a), b"_pyproxy_0_1_2a");
+        assert_eq!(ServerName::new(u16::MAX, u32::MAX, u64::MAX).as_bytes().len(), 39);
+    }
+}
