@@ -63,13 +63,13 @@ def _accepts(port: int) -> bool:
 @contextmanager
 def _running(name: str, port: int, command: list[str], user: str | None) -> Iterator[Program]:
     """Run a command until the block ends; wait until its port accepts."""
-    account: dict[str, str] = {"user": user, "group": user} if user else {}
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        **account,
+        user=user,
+        group=user,
     )
     try:
         wait_until(lambda: _accepts(port), f"{name} accepts")

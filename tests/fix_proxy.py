@@ -23,7 +23,7 @@ import psycopg2.extensions
 import pytest
 
 from tests.fix_postgres import PASSWORDS, free_port, wait_until
-from tests.wire import PROTOCOL_3_0, Wire
+from tests.wire import PROTOCOL_3_0, WAIT_S, Wire
 
 START_S = 20.0
 STOP_S = 20.0
@@ -220,6 +220,7 @@ class Proxy:
             database=database,
             password=PASSWORDS.get(user) if password is None else password,
             version=version,
+            wait_s=WAIT_S,
             **parameters,
         )
 

@@ -131,7 +131,8 @@ class Tagged:
 
     def pipeline(self, wire: Wire) -> None:
         """Many batches in one write, some of which fail."""
-        out, wants = b"", []
+        out = b""
+        wants: list[list[str]] = []
         for _ in range(self.dice.randrange(1, 12)):
             if self.dice.random() < 0.1:
                 out += batch("SELECT 1/$1::int", [b"0"])
