@@ -7,7 +7,7 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 
-use proxy_core::ids::Conn;
+use proxy_core::ids::{Conn, ServerId};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, send, sendmsg, shutdown};
 
@@ -231,6 +231,15 @@ impl Table {
         self.get(conn)?;
         let (list, index, _) = self.place(conn);
         list.get_mut(index)?.take()
+    }
+
+    /// All servers.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = (Conn, &Socket)> {
+        self.servers.iter().enumerate().filter_map(|(index, socket)| {
+            let socket = socket.as_ref()?;
+            let index = u32::try_from(index).ok()?;
+            Some((Conn::Server(ServerId::from_parts(index, socket.generation)), socket))
+        })
     }
 
     #[inline]

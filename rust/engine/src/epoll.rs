@@ -18,7 +18,10 @@ use crate::batch::Batches;
 use crate::chunk::Buffer;
 use crate::conn::{Flags, Socket, Table};
 use crate::driver::{Completion, Driver, Received};
-use crate::limits::{ACCEPTS_PER_TURN, QUEUE_HIGH, QUEUE_LOW};
+use crate::engine::clock;
+use crate::limits::{
+    ACCEPTS_PER_TURN, QUEUE_HIGH, QUEUE_LOW, SERVER_LOOK_MS, SERVER_RETRANSMITS_MAX,
+};
 use crate::linger::{Lingering, has_unread};
 use crate::listen::{Accepted, Listener, Listeners};
 use crate::net;
@@ -72,6 +75,8 @@ pub(crate) struct Epoll {
     /// A connection has closed since accepting paused.
     freed: bool,
     now: Now,
+    /// When the servers are looked at next.
+    look_at: Now,
 }
 
 impl Epoll {
@@ -94,7 +99,8 @@ impl Epoll {
             batches: Batches::default(),
             dirty: Vec::new(),
             freed: false,
-            now: Now::default(),
+            now: clock(),
+            look_at: clock().plus_ms(SERVER_LOOK_MS),
         })
     }
 
@@ -289,6 +295,16 @@ impl Epoll {
         }
     }
 
+    /// Gives up servers that have not answered so many retransmissions: their link is dead.
+    pub(crate) fn give_up_unreachable(&mut self, retransmits: u8) {
+        for (conn, socket) in self.table.servers() {
+            let open = !socket.flags.any(Flags::CONNECTING | Flags::BROKEN);
+            if open && net::retransmits(&socket.fd) >= retransmits {
+                self.notes.push_back(Note::Broken(conn, Gone::Unreachable));
+            }
+        }
+    }
+
     /// Stores a socket and has epoll watch it.
     fn watch(&mut self, conn: Conn, fd: OwnedFd, flags: u8) {
         let Some(socket) = self.table.insert(conn, fd) else { return };
@@ -446,13 +462,19 @@ impl Driver for Epoll {
 
     fn handle_timeouts(&mut self, now: Now) {
         self.lingering.expire(now);
+        if self.look_at <= now {
+            self.look_at = now.plus_ms(SERVER_LOOK_MS);
+            self.give_up_unreachable(SERVER_RETRANSMITS_MAX);
+        }
         if self.listeners.poll_deadline().is_some_and(|deadline| deadline <= now) {
             self.listeners.resume(&self.poller, now);
         }
     }
 
     fn poll_deadline(&self) -> Option<Now> {
-        [self.lingering.poll_deadline(), self.listeners.poll_deadline()].into_iter().flatten().min()
+        let deadlines =
+            [Some(self.look_at), self.lingering.poll_deadline(), self.listeners.poll_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn lingering(&self) -> usize {

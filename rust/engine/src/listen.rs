@@ -148,12 +148,13 @@ impl Listeners {
 }
 
 fn accept_paused(error: Errno) -> Event {
+    let hint = match error {
+        Errno::MFILE | Errno::NFILE => " (hint: raise the limit of open files)",
+        _ => "",
+    };
     let error = io::Error::from(error);
     Event::Log {
         level: Level::Warning,
-        text: format!(
-            "accept paused: {error}; new clients wait until a connection closes \
-             (hint: raise the limit of open files)"
-        ),
+        text: format!("accept paused: {error}; new clients wait until a connection closes{hint}"),
     }
 }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use proxy_core::sink::{Address, Gone, Peer};
@@ -15,7 +15,7 @@ use rustix::net::{
     recv, socket_with, sockopt,
 };
 
-use crate::limits::{KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, SERVER_UNACKED_MS};
+use crate::limits::{KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES};
 
 const SOCKET_FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
@@ -49,7 +49,6 @@ pub(crate) fn start_connect(address: &Address) -> Result<(OwnedFd, bool), Errno>
     let started = match address {
         Address::Tcp(address) => {
             set_tcp_options(&fd);
-            let _ = sockopt::set_tcp_user_timeout(&fd, SERVER_UNACKED_MS);
             connect(&fd, address)
         }
         Address::Unix(path) => connect(&fd, &SocketAddrUnix::new(path.as_str())?),
@@ -75,6 +74,27 @@ pub(crate) fn pending_error(fd: impl AsFd) -> Option<Errno> {
         Ok(Ok(())) => None,
         Ok(Err(error)) | Err(error) => Some(error),
     }
+}
+
+/// How often in a row the kernel has sent the same bytes again without an answer; 0 for sockets that
+/// are not TCP.
+pub(crate) fn retransmits(fd: impl AsFd) -> u8 {
+    // The head of `struct tcp_info` (linux/tcp.h): state, congestion state, retransmits. The kernel
+    // copies no more than is asked for.
+    let mut head = [0_u8; 4];
+    let mut len = head.len() as libc::socklen_t;
+    // SAFETY: both pointers are to live memory, and `len` is the size of the first's.
+    #[allow(unsafe_code)]
+    let outcome = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            head.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if outcome == 0 { head[2] } else { 0 }
 }
 
 /// Receives once; `Ok(0)` is end of file.

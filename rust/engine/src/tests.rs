@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use proxy_core::event::{Event, Level};
 use proxy_core::ids::{CancellerId, Conn};
-use proxy_core::sink::{Address, Chunk, Gone, Now, Sink};
+use proxy_core::sink::{Address, Chunk, Gone, Sink};
 
 use crate::driver::Driver;
 use crate::engine::clock;
@@ -325,11 +325,10 @@ fn lingering_ends_after_its_time() {
     bed.until(|bed| bed.engine.parts().1.lingering() == 1);
     bed.settle();
     let driver = bed.engine.parts().1;
-    let deadline = driver.poll_deadline().unwrap();
-    assert!(deadline <= clock().plus_ms(LINGER_MS));
-    driver.handle_timeouts(Now(deadline.0 - 1));
+    assert!(driver.poll_deadline().unwrap() <= clock().plus_ms(LINGER_MS));
+    driver.handle_timeouts(clock());
     assert_eq!(driver.lingering(), 1);
-    driver.handle_timeouts(deadline);
+    driver.handle_timeouts(clock().plus_ms(LINGER_MS));
     assert_eq!(driver.lingering(), 0);
 }
 
@@ -419,6 +418,50 @@ fn a_stop_closes_the_listeners_and_ends_the_loop_with_its_counters_published() {
     let _waits_in_the_backlog = bed.client();
     bed.settle();
     assert_eq!(order.borrow().len(), 1, "nothing is accepted any more");
+}
+
+#[test]
+fn a_server_behind_a_dead_link_is_given_up_and_one_that_only_does_not_read_is_kept() {
+    let (listener, address) = tcp_server();
+    let mut bed = Bed::new(move |told, _, sink| match told {
+        Told::Accept(_) => {
+            sink.connect(server(0, 1), &address);
+            sink.connect(server(1, 1), &address);
+        }
+        Told::Connected(conn) if *conn == server(0, 1) => sink.send_own(*conn, &pattern(LARGE)),
+        Told::Bytes(Conn::Client(_), _) => sink.send_own(server(1, 1), b"select"),
+        _ => {}
+    });
+    let mut near = bed.client();
+    bed.until_told(&Told::Connected(server(0, 1)));
+    bed.until_told(&Told::Connected(server(1, 1)));
+    let _does_not_read = listener.accept().unwrap().0;
+    let behind_dead_link = listener.accept().unwrap().0;
+    drop_all_packets(&behind_dead_link);
+    bed.write(&mut near, b"go");
+    bed.until(|bed| {
+        bed.engine.parts().1.give_up_unreachable(2);
+        bed.told().iter().any(|told| matches!(told, Told::Gone(..)))
+    });
+    assert_eq!(bed.told().last(), Some(&Told::Gone(server(1, 1), Some(Gone::Unreachable))));
+}
+
+/// Makes a socket deaf: the kernel drops whatever arrives, and acknowledges nothing.
+fn drop_all_packets(socket: &impl std::os::fd::AsRawFd) {
+    let mut filter = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: 1, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its one instruction ("return 0 bytes") live across the call.
+    #[allow(unsafe_code)]
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(outcome, 0);
 }
 
 /// Runs in a process of its own, started by the next test, since it lowers the limit of open files.
