@@ -80,7 +80,7 @@ clean: ## remove everything that was built
 
 $(BIN)/.installed: requirements-dev.lock | need-python
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(APT) update && $(APT) install -y python3-venv; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install -q -r requirements-dev.lock
 	@touch $@
 
