@@ -1,8 +1,9 @@
-//! What one call of the core wants to send, gathered a connection, so that each gets one system call.
+//! What one call of the core wants to send, gathered a connection, so that each gets one system
+//! call.
 //!
-//! A piece is a range of the received chunk or of the arena that holds the core's own bytes; touching
-//! pieces merge. All lists are reused, so that the usual call allocates nothing. This does not send:
-//! next on the path is `conn.rs`.
+//! A piece is a range of the received chunk or of the arena that holds the core's own bytes;
+//! touching pieces merge. All lists are reused, so that the usual call allocates nothing. This does
+//! not send: next on the path is `conn.rs`.
 
 use std::ops::Range;
 

@@ -1,8 +1,8 @@
 //! The receive buffer of the epoll driver.
 //!
-//! One buffer is enough: what a socket does not take of a chunk is copied to that connection's spill
-//! before the next receive. It is lent out by value, so that the borrow checker guards the contract.
-//! Next on the path: `batch.rs`.
+//! One buffer is enough: what a socket does not take of a chunk is copied to that connection's
+//! spill before the next receive. It is lent out by value, so that the borrow checker guards the
+//! contract. Next on the path: `batch.rs`.
 
 use proxy_core::sink::ChunkId;
 

@@ -130,8 +130,8 @@ impl Socket {
         self.spill.as_ref().map_or(0, |spill| spill.len())
     }
 
-    /// Sends slices of `total` bytes as far as the socket takes them and spills the rest. Returns how
-    /// many bytes were spilled.
+    /// Sends slices of `total` bytes as far as the socket takes them and spills the rest. Returns
+    /// how many bytes were spilled.
     ///
     /// # Errors
     /// The peer's or the network's; nothing is spilled then.

@@ -1,8 +1,8 @@
 //! The loop: wait, read the clock once, hand each completion to the core, carry its effects out.
 //!
 //! One turn is one wait. Nothing here blocks but the wait, and the core is never entered while it
-//! is at work: what a send brings to light (a broken peer, a long queue) is a completion of its own.
-//! Next on the path of a query: `epoll.rs`, then the core's `core.rs`.
+//! is at work: what a send brings to light (a broken peer, a long queue) is a completion of its
+//! own. Next on the path of a query: `epoll.rs`, then the core's `core.rs`.
 
 use std::io;
 use std::sync::Arc;

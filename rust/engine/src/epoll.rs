@@ -1,8 +1,9 @@
 //! The epoll driver: readiness becomes completions, sends are tried at once.
 //!
-//! A query costs its share of one wait, two receives and two sends. What epoll watches is changed only at
-//! the end of a turn and only if it differs by then, so a pause and a resume in one turn cost nothing.
-//! Reading is in `receive.rs`; this file holds the state, the sends and the seam. Next: `conn.rs`.
+//! A query costs its share of one wait, two receives and two sends. What epoll watches is changed
+//! only at the end of a turn and only if it differs by then, so a pause and a resume in one turn
+//! cost nothing. Reading is in `receive.rs`; this file holds the state, the sends and the seam.
+//! Next: `conn.rs`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -112,7 +113,8 @@ impl Epoll {
         }
     }
 
-    /// The peer has ended its sending: reading stops, or the end of file would be reported for ever.
+    /// The peer has ended its sending: reading stops, or the end of file would be reported for
+    /// ever.
     pub(crate) fn stop_reading(&mut self, conn: Conn) {
         if let Some(socket) = self.table.get(conn) {
             socket.flags.set(Flags::EOF);

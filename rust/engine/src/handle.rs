@@ -210,8 +210,8 @@ impl Handle {
         self.command(Command::StopNow)
     }
 
-    /// Answers `Event::ServerKeysNeeded`: SCRAM keys derived with this salt and iteration count for the
-    /// credential of that index.
+    /// Answers `Event::ServerKeysNeeded`: SCRAM keys derived with this salt and iteration count for
+    /// the credential of that index.
     ///
     /// # Errors
     /// As [`Handle::stop`].
@@ -269,5 +269,96 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // It fails only for an engine that takes no commands, which no telling can help.
         let _ = self.stop_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::fs;
+    use std::net::{TcpListener, TcpStream};
+
+    use proxy_core::config::{BudgetLimit, Config, PoolMode};
+    use proxy_core::sink::Address;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::{Handle, Settings};
+    use crate::listen::Listener;
+
+    fn handle() -> (Handle, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = Config {
+            name: "test".to_owned(),
+            worker: 0,
+            worker_generation: 1,
+            allow: Vec::new(),
+            client_connections_max: 10,
+            credentials: Vec::new(),
+            targets: vec![Address::Tcp(listener.local_addr().unwrap())],
+            target_name: "test".to_owned(),
+            mode: PoolMode::Transaction,
+            limit: BudgetLimit::Connections(1),
+            min_connections: 0,
+            max_idle_percent: 50,
+            borrow_timeout_ms: 1_000,
+            idle_timeout_ms: 0,
+            max_lifetime_ms: 0,
+            check_delay_ms: 0,
+            idle_client_timeout_ms: 0,
+            idle_transaction_timeout_ms: 0,
+            query_timeout_ms: 0,
+            query_wait_notify_ms: 0,
+            login_timeout_ms: 1_000,
+            connect_timeout_ms: 1_000,
+            init_query: String::new(),
+            prepared_statements_max: 10,
+        };
+        let copy = Listener::new(listener.try_clone().unwrap().into(), false).unwrap();
+        (Handle::new(Settings { listeners: vec![copy], config }).unwrap(), listener)
+    }
+
+    /// The status of an engine thread of this process.
+    fn thread_status() -> Option<String> {
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        tasks
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
+            .find(|status| status.starts_with("Name:\tpyproxy-engine\n"))
+    }
+
+    #[test]
+    fn the_engine_thread_blocks_all_signals_and_its_starter_keeps_its_own() {
+        let (handle, _listener) = handle();
+        assert!(!handle.is_finished() && handle.heartbeat() == 0);
+        handle.start().unwrap();
+        handle.start().unwrap();
+        assert!(!handle.stats().is_empty(), "the thread answers");
+        let status = thread_status().unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR1] {
+            assert_ne!(mask & 1 << (signal - 1), 0, "signal {signal} is not blocked");
+        }
+        let own = fs::read_to_string("/proc/thread-self/status").unwrap();
+        assert!(own.contains("SigBlk:\t0000000000000000"), "{own}");
+    }
+
+    #[test]
+    fn a_stop_rings_the_bell_when_the_engine_has_ended_and_later_commands_do_nothing() {
+        let (handle, listener) = handle();
+        handle.start().unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        handle.stop_now().unwrap();
+        while !handle.is_finished() {
+            let fd = handle.event_fd();
+            let deadline = Timespec { tv_sec: 20, tv_nsec: 0 };
+            let rung = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&deadline)).unwrap();
+            assert_eq!(rung, 1, "no bell");
+            let _ = handle.drain(usize::MAX);
+        }
+        handle.join();
+        handle.stop().unwrap();
+        handle.stop_now().unwrap();
+        assert!(!handle.stats().is_empty(), "the last counters stay");
     }
 }

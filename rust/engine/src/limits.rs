@@ -38,9 +38,9 @@ pub(crate) const KEEPALIVE_INTERVAL_S: u64 = 10;
 /// Unanswered keepalive probes after which the peer is dead.
 pub(crate) const KEEPALIVE_PROBES: u32 = 3;
 /// Retransmissions in a row without an answer after which a server is unreachable: about 25 s where
-/// the round trip is short, instead of the kernel's quarter of an hour. TCP_USER_TIMEOUT would say it
-/// in one option, but also kills a server that lives and only does not read for a while (a COPY that
-/// waits for a lock): measured.
+/// the round trip is short, instead of the kernel's quarter of an hour. TCP_USER_TIMEOUT would say
+/// it in one option, but also kills a server that lives and only does not read for a while (a COPY
+/// that waits for a lock): measured.
 pub(crate) const SERVER_RETRANSMITS_MAX: u8 = 7;
 /// How often the servers are looked at for that, in milliseconds.
 pub(crate) const SERVER_LOOK_MS: u64 = 5_000;

@@ -1,9 +1,9 @@
 //! Connections that the core has closed, but whose last bytes are still on their way.
 //!
-//! First what was queued is sent. Then our side is shut down, and input is thrown away until the peer has
-//! closed, too: closing a socket with unread input resets it, and the reset can overtake the error
-//! message that tells the client why. Both together are bounded in time, and all are in number.
-//! No id of the core reaches a socket here. Next on the path: nothing, this is its end.
+//! First what was queued is sent. Then our side is shut down, and input is thrown away until the
+//! peer has closed, too: closing a socket with unread input resets it, and the reset can overtake
+//! the error message that tells the client why. Both together are bounded in time, and all are in
+//! number. No id of the core reaches a socket here. Next on the path: nothing, this is its end.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;

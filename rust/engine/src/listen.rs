@@ -1,8 +1,8 @@
 //! The listeners: accepting, and what happens when descriptors run out.
 //!
-//! Out of descriptors, a level-triggered listener would spin: so all of them pause until a connection
-//! closes or a second has passed, and the operator is told once an episode. An episode ends when
-//! the queue of connections has been accepted to its end. Next on the path: `net.rs`.
+//! Out of descriptors, a level-triggered listener would spin: so all of them pause until a
+//! connection closes or a second has passed, and the operator is told once an episode. An episode
+//! ends when the queue of connections has been accepted to its end. Next on the path: `net.rs`.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -24,8 +24,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes over a listening socket and makes it non-blocking. `unix` says that it is a Unix-domain
-    /// socket: its clients have no address.
+    /// Takes over a listening socket and makes it non-blocking. `unix` says that it is a
+    /// Unix-domain socket: its clients have no address.
     ///
     /// # Errors
     /// The descriptor does not allow its flags to be changed, a fault of the caller.
@@ -35,7 +35,8 @@ impl Listener {
         Ok(Self { fd, unix })
     }
 
-    /// Duplicates a descriptor that the caller keeps (Python's socket object) and takes the copy over.
+    /// Duplicates a descriptor that the caller keeps (Python's socket object) and takes the copy
+    /// over.
     ///
     /// # Errors
     /// `raw` is not an open descriptor, or descriptors ran out.
@@ -43,9 +44,9 @@ impl Listener {
         if raw < 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // SAFETY: `raw` is not -1, and it is borrowed only for the duplication. A number that is no open
-        // descriptor makes that fail with EBADF; one that the caller closes at the same time could name
-        // another file, which a duplicate cannot harm.
+        // SAFETY: `raw` is not -1, and it is borrowed only for the duplication. A number that is no
+        // open descriptor makes that fail with EBADF; one that the caller closes at the same time
+        // could name another file, which a duplicate cannot harm.
         #[allow(unsafe_code)]
         let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
         Self::new(borrowed.try_clone_to_owned()?, unix)

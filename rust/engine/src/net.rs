@@ -1,7 +1,7 @@
 //! Sockets: making, accepting and connecting them, and what their errors mean.
 //!
-//! All are non-blocking and close-on-exec. Options that a socket cannot have are no reason to lose it.
-//! Next on the path: `conn.rs`.
+//! All are non-blocking and close-on-exec. Options that a socket cannot have are no reason to lose
+//! it. Next on the path: `conn.rs`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -76,8 +76,8 @@ pub(crate) fn pending_error(fd: impl AsFd) -> Option<Errno> {
     }
 }
 
-/// How often in a row the kernel has sent the same bytes again without an answer; 0 for sockets that
-/// are not TCP.
+/// How often in a row the kernel has sent the same bytes again without an answer; 0 for sockets
+/// that are not TCP.
 pub(crate) fn retransmits(fd: impl AsFd) -> u8 {
     // The head of `struct tcp_info` (linux/tcp.h): state, congestion state, retransmits. The kernel
     // copies no more than is asked for.

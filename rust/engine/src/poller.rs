@@ -1,7 +1,7 @@
 //! epoll, level-triggered: a forgotten re-arm costs a turn, never a hang.
 //!
-//! User data names the connection with its generation, so that an event for one that has ended reaches
-//! nobody. This does not decide what to watch: next on the path is `epoll.rs`.
+//! User data names the connection with its generation, so that an event for one that has ended
+//! reaches nobody. This does not decide what to watch: next on the path is `epoll.rs`.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -8,7 +8,8 @@ use proxy_core::sink::{Chunk, Gone, Now, Peer, Sink};
 
 /// The core's contract, method by method as documented there. A call with a stale id does nothing.
 pub(crate) trait Protocol {
-    /// A client connected; `None` refuses it. The sink takes no sends to the new client in this call.
+    /// A client connected; `None` refuses it. The sink takes no sends to the new client in this
+    /// call.
     fn handle_accept(&mut self, peer: Peer, now: Now, sink: &mut dyn Sink) -> Option<ClientId>;
     /// Bytes came from a client.
     fn handle_client_bytes(

@@ -1,14 +1,15 @@
 //! Reading with the epoll driver, and what the end of a connection looks like.
 //!
-//! A readiness event gives one receive; only if that filled the buffer, or if the peer has hung up and the
-//! rest should be seen, a few more. A paused connection is not read, but its reset is told. Ends:
+//! A readiness event gives one receive; only if that filled the buffer, or if the peer has hung up
+//! and the rest should be seen, a few more. A paused connection is not read, but its reset is told.
+//! Ends:
 //!
 //! ```text
-//! client, end of file            Eof once, then only errors are watched
-//! client, hang-up or error       Gone (after the bytes and the Eof, unless paused)
-//! server, end of file            Gone(Eof)
-//! server, hang-up while paused   parked: epoll forgets it until resumed, nothing is lost, nothing spins
-//! server, a send failed          its last words, then Gone
+//! client, end of file           Eof once, then only errors are watched
+//! client, hang-up or error      Gone (after the bytes and the Eof, unless paused)
+//! server, end of file           Gone(Eof)
+//! server, hang-up while paused  parked: not watched until resumed, nothing is lost or spins
+//! server, a send failed         its last words, then Gone
 //! ```
 //!
 //! Next on the path: `driver.rs` hands the completion to `engine.rs`.

@@ -1,8 +1,8 @@
 //! The two rings between Python and the engine: events out, commands in.
 //!
-//! Both are bounded and never block the engine: a full event ring drops and counts. Each has an eventfd;
-//! that of the events is written only when the reader may be asleep, so that a burst costs one
-//! system call. This knows nothing of Python; next on the path is `handle.rs`.
+//! Both are bounded and never block the engine: a full event ring drops and counts. Each has an
+//! eventfd; that of the events is written only when the reader may be asleep, so that a burst costs
+//! one system call. This knows nothing of Python; next on the path is `handle.rs`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -101,7 +101,8 @@ impl EventReceiver {
     pub(crate) fn drain(&self, max: usize) -> Vec<Event> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.bell.silence();
-        // From here on each new event rings again: a reader never sleeps on a ring with events in it.
+        // From here on each new event rings again: a reader never sleeps on a ring with events in
+        // it.
         self.shared.rung.store(false, Ordering::SeqCst);
         let events: Vec<Event> = ring.try_iter().take(max).collect();
         if events.len() == max && !self.shared.rung.swap(true, Ordering::SeqCst) {
@@ -152,7 +153,8 @@ impl CommandSender {
     /// Puts a command into the ring and wakes the engine. Never blocks.
     ///
     /// # Errors
-    /// `BrokenPipe`: the engine has ended. `WouldBlock`: it has not taken the last 256 commands yet.
+    /// `BrokenPipe`: the engine has ended. `WouldBlock`: it has not taken the last 256 commands
+    /// yet.
     pub(crate) fn send(&self, command: Command) -> io::Result<()> {
         let sent = self.ring.try_send(command).map_err(|error| match error {
             TrySendError::Full(_) => io::ErrorKind::WouldBlock.into(),

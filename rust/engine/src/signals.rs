@@ -1,7 +1,8 @@
 //! Signals stay with Python's main thread: the engine thread is born with all of them blocked.
 //!
-//! A thread inherits the mask of the one that starts it, so the mask is changed around the start and
-//! there is no moment at which a signal could hit the new thread. Next on the path: `handle.rs`.
+//! A thread inherits the mask of the one that starts it, so the mask is changed around the start
+//! and there is no moment at which a signal could hit the new thread. Next on the path:
+//! `handle.rs`.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -21,8 +22,8 @@ impl Blocked {
     pub(crate) fn all() -> io::Result<Self> {
         let mut all = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
-        // SAFETY: both pointers are to memory of the right type; sigfillset fills the first before it
-        // is read, and pthread_sigmask fills the second whenever it returns 0.
+        // SAFETY: both pointers are to memory of the right type; sigfillset fills the first before
+        // it is read, and pthread_sigmask fills the second whenever it returns 0.
         unsafe {
             libc::sigfillset(all.as_mut_ptr());
             match libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) {

@@ -1,16 +1,18 @@
 //! A test bed: the loop with its epoll driver, run turn by turn, and a scripted core.
 //!
-//! The script notes what it is told in the order in which it is told, and reacts as a test says. Tests
-//! wait for conditions by running turns, never by sleeping. Next on the path: `tests.rs`.
+//! The script notes what it is told in the order in which it is told, and reacts as a test says.
+//! Tests wait for conditions by running turns, never by sleeping. Next on the path: `tests.rs`,
+//! `tests_ends.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_core::ids::{CancellerId, ClientId, ClientTag, Conn, ServerId, Slab};
-use proxy_core::sink::{Chunk, Gone, Now, Peer, Sink};
+use proxy_core::sink::{Address, Chunk, Gone, Now, Peer, Sink};
 
 use crate::driver::Driver;
 use crate::engine::{Engine, clock};
@@ -270,4 +272,46 @@ pub(crate) fn reset(stream: TcpStream) {
     let linger = Some(Duration::ZERO);
     rustix::net::sockopt::set_socket_linger(&stream, linger).unwrap();
     drop(stream);
+}
+
+/// More than the kernel's buffers take.
+pub(crate) const LARGE: usize = 12 << 20;
+
+/// Sends back all that a client says.
+pub(crate) fn echo(told: &Told, chunk: Option<Chunk<'_>>, sink: &mut dyn Sink) {
+    if let (Told::Bytes(conn @ Conn::Client(_), _), Some(chunk)) = (told, chunk) {
+        sink.send(*conn, chunk.id, 0..chunk.bytes.len());
+    }
+}
+
+/// Connects server 0 when the first client arrives, and relays between the two with back-pressure.
+pub(crate) fn relay(address: Address) -> impl FnMut(&Told, Option<Chunk<'_>>, &mut dyn Sink) {
+    let (near, far) = (client(0), server(0, 1));
+    move |told, chunk, sink| {
+        let other = |conn: Conn| if conn == near { far } else { near };
+        match (told, chunk) {
+            (Told::Accept(_), _) => sink.connect(far, &address),
+            (Told::Bytes(conn, _), Some(chunk)) => {
+                sink.send(other(*conn), chunk.id, 0..chunk.bytes.len());
+            }
+            (Told::Congested(conn), _) => sink.pause_read(other(*conn)),
+            (Told::Drained(conn), _) => sink.resume_read(other(*conn)),
+            _ => {}
+        }
+    }
+}
+
+/// A listener for servers, and its address.
+pub(crate) fn tcp_server() -> (TcpListener, Address) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Tcp(listener.local_addr().unwrap());
+    (listener, address)
+}
+
+/// The same over a Unix socket; the directory goes with the first part.
+pub(crate) fn unix_server(name: &str) -> (UnixListener, Address) {
+    let path = std::env::temp_dir().join(format!("engine-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    (listener, Address::Unix(path.to_str().unwrap().to_owned()))
 }

@@ -1,7 +1,8 @@
 //! The configuration as Python hands it down: JSON with the field names of `proxy_core::config`.
 //!
-//! Everything was checked with line numbers by `pyproxy/config/`; here an unknown or missing field is a
-//! bug of ours and says so. Errors never quote a value: it may be a secret. Next: the core's `config.rs`.
+//! Everything was checked with line numbers by `pyproxy/config/`; here an unknown or missing field
+//! is a bug of ours and says so. Errors never quote a value: it may be a secret. Next: the core's
+//! `config.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -212,7 +213,8 @@ fn parse_md5(text: &str) -> Option<[u8; 32]> {
     digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(digits)
 }
 
-/// Reads `address/prefix`; an address alone is a network of one. Bits beyond the prefix are cleared.
+/// Reads `address/prefix`; an address alone is a network of one. Bits beyond the prefix are
+/// cleared.
 fn parse_network(text: &str) -> Result<Network, InvalidConfig> {
     let wrong = || invalid(format!("allow: {text} is not a network (address/prefix)"));
     let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));

@@ -1,8 +1,8 @@
 //! The class `Engine`: a handle to the engine thread of this worker.
 //!
-//! Every method returns at once, but `stats`, which waits up to a quarter of a second for the thread.
-//! The interpreter lock is released wherever the engine's own locks are taken. Next: `events.rs`, and the
-//! crate `engine` for what runs behind it.
+//! Every method returns at once, but `stats`, which waits up to a quarter of a second for the
+//! thread. The interpreter lock is released wherever the engine's own locks are taken. Next:
+//! `events.rs`, and the crate `engine` for what runs behind it.
 
 use std::os::fd::{AsRawFd, RawFd};
 

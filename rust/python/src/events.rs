@@ -1,7 +1,7 @@
 //! Events of the engine as `(kind, fields)` for the worker's log.
 //!
-//! Kinds and fields are those of `proxy_core::event::Event` in snake case; enums become words, peers
-//! become their address or `unix`. Next on the path: `pyproxy/worker/bridge.py`.
+//! Kinds and fields are those of `proxy_core::event::Event` in snake case; enums become words,
+//! peers become their address or `unix`. Next on the path: `pyproxy/worker/bridge.py`.
 
 use proxy_core::event::{Event, Level};
 use proxy_core::sink::Peer;

@@ -1,8 +1,8 @@
 //! `pyproxy._core`: the engine and the password functions, for Python.
 //!
 //! Thin by intent: arguments become Rust values here, results become Python objects, errors become
-//! exceptions (`errors.rs`, the one place). No protocol logic, and the engine thread never needs the
-//! interpreter. `pyproxy/_core.pyi` describes the module to type checkers. Next: `engine.rs`.
+//! exceptions (`errors.rs`, the one place). No protocol logic, and the engine thread never needs
+//! the interpreter. `pyproxy/_core.pyi` describes the module to type checkers. Next: `engine.rs`.
 
 mod config;
 mod engine;
