@@ -32,6 +32,8 @@ impl Listener {
     pub fn new(fd: OwnedFd, unix: bool) -> io::Result<Self> {
         let flags = fcntl_getfl(&fd)?;
         fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        // Once here instead of five system calls for each client: accepted sockets inherit them.
+        net::set_tcp_options(&fd);
         Ok(Self { fd, unix })
     }
 

@@ -19,7 +19,7 @@ use crate::limits::{KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES};
 
 const SOCKET_FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
-/// Accepts one connection.
+/// Accepts one connection; it inherits the listener's options (tcp(7), socket(7)).
 ///
 /// # Errors
 /// As `accept4(2)`.
@@ -28,7 +28,6 @@ pub(crate) fn accept(listener: impl AsFd, unix: bool) -> Result<(OwnedFd, Peer),
     if unix {
         return Ok((fd, Peer::Unix));
     }
-    set_tcp_options(&fd);
     let address = address.and_then(|any| SocketAddr::try_from(any).ok());
     // A peer that is gone already may have no address; its first receive says so.
     let ip = address.map_or_else(|| std::net::Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
@@ -131,8 +130,8 @@ pub(crate) fn loss(error: Errno) -> Gone {
     }
 }
 
-/// No delay for small messages, and probes that find dead peers.
-fn set_tcp_options(fd: &OwnedFd) {
+/// No delay for small messages, and probes that find dead peers. A Unix socket takes none of it.
+pub(crate) fn set_tcp_options(fd: &OwnedFd) {
     let _ = sockopt::set_tcp_nodelay(fd, true);
     let _ = sockopt::set_socket_keepalive(fd, true);
     let _ = sockopt::set_tcp_keepidle(fd, Duration::from_secs(KEEPALIVE_IDLE_S));

@@ -6,11 +6,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use proxy_core::event::{Event, Level};
+use rustix::net::sockopt;
 
 use crate::engine::clock;
-use crate::limits::{QUEUE_HIGH, RECEIVE_BYTES};
+use crate::limits::{KEEPALIVE_IDLE_S, QUEUE_HIGH, RECEIVE_BYTES};
 use crate::ring::Command;
-use crate::testbed::{Bed, LARGE, Told, client, echo, pattern, relay, server, tcp_server};
+use crate::testbed::{
+    Bed, LARGE, Told, client, client_id, echo, pattern, relay, server, tcp_server,
+};
 
 #[test]
 fn a_query_and_its_answer_cost_two_receives_and_two_sends() {
@@ -147,6 +150,16 @@ fn a_slot_may_be_reused_in_the_call_that_closed_it_and_stale_calls_do_nothing() 
         far.set_nonblocking(true).unwrap();
         assert_eq!(bed.read(&mut far, 3), expected);
     }
+}
+
+#[test]
+fn an_accepted_client_does_not_delay_small_messages_and_is_probed_when_idle() {
+    let mut bed = Bed::new(echo);
+    let _near = bed.client();
+    bed.until_told(&Told::Accept(client_id(0)));
+    let fd = &bed.engine.parts().1.table.get(client(0)).unwrap().fd;
+    assert!(sockopt::tcp_nodelay(fd).unwrap() && sockopt::socket_keepalive(fd).unwrap());
+    assert_eq!(sockopt::tcp_keepidle(fd).unwrap().as_secs(), KEEPALIVE_IDLE_S);
 }
 
 #[test]
