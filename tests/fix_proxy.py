@@ -23,7 +23,7 @@ import psycopg2.extensions
 import pytest
 
 from tests.fix_postgres import PASSWORDS, free_port, wait_until
-from tests.wire import PROTOCOL_3_0, WAIT_S, Wire
+from tests.wire import PROTOCOL_3_0, WAIT_S, Wire, WireError
 
 START_S = 20.0
 STOP_S = 20.0
@@ -223,6 +223,14 @@ class Proxy:
             wait_s=WAIT_S,
             **parameters,
         )
+
+    def refusal(
+        self, user: str = "postgres", database: str = "test", password: str | None = None
+    ) -> str:
+        """Log in and run a query with the raw client; one of both must fail; return why."""
+        with pytest.raises(WireError) as refused, self.wire(user, database, password) as client:
+            client.value("SELECT 1")
+        return str(refused.value)
 
     def connect(
         self, user: str = "postgres", database: str = "test", **more: Any

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import resource
 import socket
 import struct
@@ -154,8 +155,7 @@ def test_t48_a_hostile_login_of_a_server_is_an_error_for_clients(name: str, prox
         pool = {"max_connections": 2, "connection_borrow_timeout": "1s", "connect_timeout": "1s"}
         front = proxy(server, auth=APP, pool=pool)
         with unharmed(front):
-            with pytest.raises(WireError, match=r"login refused|end of stream"):
-                front.wire("app").ask("x")
+            assert re.search("refused|end of stream|08", front.refusal("app"))
             assert server.accepted < 40
         front.stop()
 
@@ -174,8 +174,8 @@ def test_t48_a_server_that_talks_before_it_is_asked_is_refused(proxy: Maker) -> 
     with FakeServer(first=GREETING, greeting=b"") as server:
         pool = {"connection_borrow_timeout": "1s", "connect_timeout": "1s"}
         front = proxy(server, auth=APP, pool=pool)
-        with unharmed(front), pytest.raises(WireError):
-            front.wire("app").ask("x")
+        with unharmed(front):
+            front.refusal("app")
         front.stop()
 
 

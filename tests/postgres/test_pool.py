@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import pytest
-
 from tests.fix_postgres import Postgres, wait_until
 from tests.fix_proxy import Proxy
 from tests.postgres.load import run_clients, sampled
@@ -205,8 +203,7 @@ def test_an_init_query_that_fails_is_an_error_with_its_cause(
     """No client gets a server on which it did not run."""
     pool = {"init_query": "SELECT broken", "connection_borrow_timeout": "2s"}
     front = proxy(postgres15, pool=pool)
-    with pytest.raises(WireError):
-        front.wire("app").value("SELECT 1")
+    front.refusal("app")
     front.wait_log("broken")
 
 
@@ -276,8 +273,7 @@ def test_client_limit_is_an_error_and_counts_only_the_living(
             return None
 
     clients = [wait_until(more, "a login below the limit") for _ in range(3)]
-    with pytest.raises(WireError, match="53300"):
-        front.wire("app")
+    assert "53300" in front.refusal("app")
     clients.pop().close()
     clients.append(wait_until(more, "a login after one has left"))
     for client in clients:
