@@ -2,6 +2,15 @@
 
 from typing import Any, final
 
+__all__ = [
+    "Engine",
+    "__version__",
+    "build_profile",
+    "check_verifier",
+    "make_verifier",
+    "md5_inner",
+]
+
 __version__: str
 
 def build_profile() -> str: ...
