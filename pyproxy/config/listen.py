@@ -76,7 +76,7 @@ def parse_listen(text: str, base: FilePath) -> ListenAddress:
     if host == "localhost":
         host = "127.0.0.1"
     elif host == "*":
-        host = "0.0.0.0"  # noqa: S104 - the operator's own words; rules.py decides whether it may be
+        host = "0.0.0.0"  # noqa: S104 - the operator said so; rules.py decides
     try:
         return ListenAddress(ip=ipaddress.ip_address(host), port=port)
     except ValueError:
