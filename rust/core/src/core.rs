@@ -54,6 +54,8 @@ pub struct Core {
     pub(crate) resume: VecDeque<ClientId>,
     /// Pools that want a permit and got none.
     pub(crate) hungry: Vec<PoolId>,
+    /// Idle servers of all pools.
+    pub(crate) idle_servers: usize,
     /// Servers in `Closing`, whose permits come back soon.
     pub(crate) closing: u32,
     pub(crate) next_number: u64,
@@ -94,6 +96,7 @@ impl Core {
             awaiting_keys: Vec::new(),
             resume: VecDeque::new(),
             hungry: Vec::new(),
+            idle_servers: 0,
             closing: 0,
             next_number: 0,
             next_ticket: 0,
@@ -164,7 +167,7 @@ impl Core {
 
     /// A server's connection has been made.
     pub fn handle_server_connected(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) {
-        self.begin_server_login(id, now, sink);
+        self.begin_server_login(id, sink);
         self.settle(now, sink);
     }
 

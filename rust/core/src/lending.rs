@@ -12,7 +12,7 @@ use crate::config::PoolMode;
 use crate::core::Core;
 use crate::errors::{CONNECTION_EXCEPTION, Failure};
 use crate::ids::{ClientId, Conn, ServerId};
-use crate::limits::{CLOSING_MS, CONNECTS_IN_FLIGHT_MAX};
+use crate::limits::{CLOSING_MS, CONNECTS_IN_FLIGHT_MAX, EXCESS_IDLE_MS};
 use crate::pool::PoolId;
 use crate::server::{self, Server, Task};
 use crate::sink::{Now, Sink};
@@ -37,6 +37,7 @@ impl Core {
             return Borrow::Refused;
         };
         while let Some(server_id) = self.pools.get_mut(pool_id).and_then(|pool| pool.idle.pop()) {
+            self.idle_servers -= 1;
             let Some(server) = self.servers.get_mut(server_id) else { continue };
             if now >= server.expires || server.unfit {
                 self.retire(server_id, now, sink);
@@ -149,6 +150,9 @@ impl Core {
         if congested {
             self.pause_server(server_id, server::pause::PEER, true, sink);
         }
+        if self.servers.get(server_id).is_some_and(|server| server.congested) {
+            self.pause_client(id, client::pause::PEER, true, sink);
+        }
     }
 
     /// Takes a server away from its client, which stays.
@@ -186,19 +190,13 @@ impl Core {
             self.resume.push_back(waiter);
             return;
         }
-        self.put_to_rest(server_id, pool_id, now, sink);
+        self.put_to_rest(server_id, pool_id, now);
     }
 
-    fn put_to_rest(&mut self, server_id: ServerId, pool_id: PoolId, now: Now, sink: &mut dyn Sink) {
-        let idle_max =
-            u64::from(self.budget.allowed()) * u64::from(self.config.max_idle_percent) / 100;
-        let idle: usize = self.pools.iter().map(|(_, pool)| pool.idle.len()).sum();
+    fn put_to_rest(&mut self, server_id: ServerId, pool_id: PoolId, now: Now) {
         let Some(pool) = self.pools.get_mut(pool_id) else { return };
-        let above_min = pool.servers > self.config.min_connections || pool.clients == 0;
-        if above_min && idle as u64 >= idle_max.max(1) {
-            return self.retire(server_id, now, sink);
-        }
         pool.idle.push(server_id);
+        self.idle_servers += 1;
         let Some(server) = self.servers.get_mut(server_id) else { return };
         server.state = server::State::Idle;
         server.since = now;
@@ -208,6 +206,25 @@ impl Core {
         };
         let deadline = idle_end.min(server.expires);
         self.wheel.set(&mut server.timer, Owner::Server(server_id), deadline);
+        self.trim_idle(pool_id, now);
+    }
+
+    /// With more idle servers than are to be kept, the least recently used one of this pool ends soon,
+    /// unless it is needed before.
+    pub(crate) fn trim_idle(&mut self, pool_id: PoolId, now: Now) {
+        let percent = usize::from(self.config.max_idle_percent);
+        let idle_max = self.budget.allowed() as usize * percent / 100;
+        if self.idle_servers <= idle_max.max(1) {
+            return;
+        }
+        let Some(oldest) = self.pools.get(pool_id).and_then(|pool| pool.idle.first()) else {
+            return;
+        };
+        let Some(server) = self.servers.get_mut(*oldest) else { return };
+        let deadline = now.plus_ms(EXCESS_IDLE_MS);
+        if server.timer.deadline() > deadline {
+            self.wheel.set(&mut server.timer, Owner::Server(*oldest), deadline);
+        }
     }
 
     /// Whether a pool that cannot get a permit has an older claim to a server of `pool_id`.
@@ -383,7 +400,9 @@ impl Core {
         if std::mem::take(&mut server.fresh) {
             pool.connecting -= 1;
         }
+        let before = pool.idle.len();
         pool.idle.retain(|id| *id != server_id);
+        self.idle_servers -= before - pool.idle.len();
     }
 
     /// A server's connection has ended: its permit is free again.

@@ -25,6 +25,9 @@ pub const BACKOFF_MAX_MS: u64 = 5_000;
 pub const HOUSEKEEPING_TIMEOUT_MS: u64 = 5_000;
 /// Longest time a CancelRequest's connection may take, in milliseconds.
 pub const CANCEL_TIMEOUT_MS: u64 = 10_000;
+/// An idle server beyond `max_idle_connections_percent` is closed when it has not been needed for this
+/// long, in milliseconds: closing at once would open the same connection again with the next burst.
+pub const EXCESS_IDLE_MS: u64 = 5_000;
 /// CancelRequests forwarded at a time; more are dropped, as a busy server would.
 pub const CANCELLERS_MAX: usize = 256;
 /// Replies owed by one server; a client that pipelines more is not read until some have come.

@@ -42,7 +42,6 @@ impl Default for Timer {
 
 impl Timer {
     /// When the session wants to be looked at.
-    #[cfg(any(debug_assertions, feature = "broken", test))]
     pub(crate) fn deadline(&self) -> Now {
         self.deadline
     }

@@ -302,7 +302,9 @@ impl Core {
                     let expires = server.expires;
                     return self.wheel.set(&mut server.timer, Owner::Server(id), expires);
                 }
+                let pool_id = server.pool;
                 self.retire(id, now, sink);
+                self.trim_idle(pool_id, now);
             }
             server::State::Abandoned { .. } => {
                 // Long work of a client that left: stop it, and trust the connection no more.

@@ -430,7 +430,12 @@ impl Core {
             self.grow(pool_id, now, sink);
         } else {
             pool.welcoming.push(id);
-            let deadline = now.plus_ms(self.config.borrow_timeout_ms.max(1));
+            // The first connection takes its time even where nobody may wait for a free one.
+            let patience = match self.config.borrow_timeout_ms {
+                0 => self.config.connect_timeout_ms,
+                ms => ms,
+            };
+            let deadline = now.plus_ms(patience);
             self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
             self.grow(pool_id, now, sink);
         }

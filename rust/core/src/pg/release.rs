@@ -102,10 +102,10 @@ impl Core {
             }
             server::State::Linked { client } if server.owed.readies() == 0 => {
                 if server.is_busy() {
-                    return;
+                    return self.unstall(client);
                 }
                 run.flush(at.max(run.start), sink);
-                self.request_ended(client, id, now, sink);
+                self.request_ended(client, id, now);
                 self.at_rest(id, now, sink);
                 // What follows in these bytes, if anything, belongs to nobody or to the next client.
                 run.to = self
@@ -127,7 +127,7 @@ impl Core {
     }
 
     /// The client's requests have all been answered.
-    fn request_ended(&mut self, id: ClientId, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+    fn request_ended(&mut self, id: ClientId, server_id: ServerId, now: Now) {
         self.unstall(id);
         let in_transaction = self.servers.get(server_id).is_some_and(|s| s.status != b'I');
         let Some(client) = self.clients.get_mut(id) else { return };
@@ -147,7 +147,6 @@ impl Core {
         if ends {
             self.resume.push_back(id);
         }
-        let _ = sink;
     }
 
     /// A client without server and request: only its idle time counts.
@@ -191,13 +190,15 @@ impl Core {
             self.at_rest(server, now, sink);
         }
         let Some(client) = self.clients.get(id) else { return };
-        if client.held.is_empty() && self.is_at_idle_point(client) {
-            if client.eof {
-                sink.close(crate::ids::Conn::Client(id));
-                self.client_left(id, now, sink);
-            } else if self.stopping {
-                self.end_client(id, &errors::shutdown(), now, sink);
-            }
+        if !client.held.is_empty() || !client.eof && !self.stopping {
+            return;
+        }
+        let busy = |server: ServerId| self.servers.get(server).is_some_and(|s| s.is_busy());
+        if client.eof && !client.server().is_some_and(busy) && !client.is_waiting() {
+            sink.close(crate::ids::Conn::Client(id));
+            self.client_left(id, now, sink);
+        } else if self.stopping && self.is_at_idle_point(client) {
+            self.end_client(id, &errors::shutdown(), now, sink);
         }
     }
 
@@ -242,10 +243,15 @@ impl Core {
     fn task_done(&mut self, id: ServerId, failed: bool, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get_mut(id) else { return };
         let server::State::Working(task) = server.state else { return };
-        if failed {
-            let text = format!("task={task:?} failed on a server connection, which is closed");
-            Self::log(sink, Level::Error, text);
-            self.stats.server_failures += 1;
+        if failed || server.status != b'I' {
+            if server.fresh {
+                let reason = format!("{task:?} failed on a new connection; see the server's log");
+                self.connect_failed(id, reason, None, now, sink);
+            } else {
+                self.stats.server_failures += 1;
+                let text = format!("task={task:?} failed on a server connection, which is closed");
+                Self::log(sink, Level::Error, text);
+            }
             return self.retire(id, now, sink);
         }
         if task == Task::Reset {

@@ -61,6 +61,7 @@ impl Core {
             if matches!(server.state, server::State::Closing) {
                 return;
             }
+            let mut is_row = false;
             let (forward, bytes) = if server.stream_left > 0 {
                 let bytes = (length - at).min(server.stream_left);
                 server.stream_left -= bytes;
@@ -74,6 +75,7 @@ impl Core {
                     return;
                 }
                 let forward = verdict == Verdict::Forward;
+                is_row = matches!(head.tag, tag::DATA_ROW | tag::COPY_DATA);
                 if let Some(server) = self.servers.get_mut(id) {
                     server.stream_left = head.total() - bytes;
                     server.stream_forward = forward;
@@ -88,7 +90,8 @@ impl Core {
                 at += bytes;
                 run.start = at;
             }
-            if self.servers.get(id).is_some_and(|server| server.stream_left == 0) {
+            let Some(server) = self.servers.get(id) else { return };
+            if server.stream_left == 0 && !is_row {
                 self.message_ended(id, &mut run, at, now, sink);
             }
         }
@@ -452,7 +455,7 @@ impl Core {
             // Whether that Sync was counted cannot be known: nobody else may get this server.
             server.unfit = true;
         }
-        let Some(owed) = server.owed.front_mut() else { return Verdict::Forward };
+        let Some(owed) = server.owed.front_mut() else { return self.unexpected(id, now, sink) };
         if owed.kind.ends_with_ready() {
             if let Note::Reset { failed, .. } = &mut owed.note {
                 *failed = true;

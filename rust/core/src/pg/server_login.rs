@@ -31,8 +31,7 @@ pub(crate) struct ServerLogin {
 
 impl Core {
     /// The connection has been made: send the start-up packet.
-    pub(crate) fn begin_server_login(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) {
-        let _ = now;
+    pub(crate) fn begin_server_login(&mut self, id: ServerId, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get_mut(id) else { return };
         let Some(pool) = self.pools.get(server.pool) else { return };
         let Some(credential) = self.config.credentials.get(pool.key.credential as usize) else {
