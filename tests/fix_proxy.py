@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,7 +68,6 @@ class Proxy:
     host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
     expect_exit: int = 0
-    open_connections: list[psycopg2.extensions.connection] = field(default_factory=list)
 
     @property
     def config_path(self) -> Path:
@@ -145,8 +145,6 @@ class Proxy:
 
     def stop(self) -> None:
         """Stop with SIGTERM; fail on another exit code than expected or a fault in the log."""
-        for connection in self.open_connections:
-            connection.close()
         if self.process is None:
             return
         process, self.process = self.process, None
@@ -232,16 +230,19 @@ class Proxy:
             client.value("SELECT 1")
         return str(refused.value)
 
+    @contextmanager
     def connect(
         self, user: str = "postgres", database: str = "test", **more: Any
-    ) -> psycopg2.extensions.connection:
-        """Log in with psycopg2; the connection is closed with the proxy at the latest."""
+    ) -> Iterator[psycopg2.extensions.connection]:
+        """Log in with psycopg2; the connection is closed with the block."""
         given = {"password": PASSWORDS.get(user), "connect_timeout": 20} | more
         connection = psycopg2.connect(
             host=self.host, port=self.port, user=user, dbname=database, **given
         )
-        self.open_connections.append(connection)
-        return connection
+        try:
+            yield connection
+        finally:
+            connection.close()
 
     def dsn(self, user: str = "postgres", database: str = "test") -> str:
         """Return a URL for drivers."""

@@ -41,7 +41,7 @@ def test_a_client_logs_in_and_is_who_it_says(user: str, front: Proxy) -> None:
 @pytest.mark.parametrize("user", ["postgres", "app", "old", "plain", "guest"])
 def test_a_driver_logs_in(user: str, front: Proxy) -> None:
     """The same with libpq, whose SCRAM checks the proxy's signature."""
-    with front.connect(user).cursor() as cursor:
+    with front.connect(user) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT session_user, current_database()")
         assert cursor.fetchone() == (user, "test")
 
@@ -65,8 +65,11 @@ def test_wrong_password_and_unknown_user_get_the_same_answer(user: str, front: P
 
 def test_an_empty_password_is_wrong(front: Proxy) -> None:
     """Nothing is not a password."""
-    with pytest.raises(psycopg2.OperationalError, match="password"):
-        front.connect("app", password="")
+    with (
+        pytest.raises(psycopg2.OperationalError, match="password"),
+        front.connect("app", password=""),
+    ):
+        pass
     assert "28P01" in front.refusal("old", password="")
 
 

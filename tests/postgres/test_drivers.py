@@ -10,7 +10,7 @@ import contextlib
 import io
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -45,17 +45,6 @@ def busy(request: pytest.FixtureRequest, front: Proxy, postgres: Postgres) -> It
     assert peak.most <= SERVERS
 
 
-@contextmanager
-def two(front: Proxy) -> Iterator[psycopg2.extensions.connection]:
-    """Open a psycopg2 connection and close it."""
-    connection = front.connect("app")
-    try:
-        yield connection
-    finally:
-        connection.close()
-        front.open_connections.remove(connection)
-
-
 @asynccontextmanager
 async def anpg(front: Proxy, **more: Any) -> AsyncIterator[Any]:
     """Open an asyncpg connection and close it."""
@@ -81,7 +70,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 def test_psycopg2_queries_and_parameters(busy: Proxy) -> None:
     """Client-side parameters, several types, autocommit and not."""
-    with two(busy) as connection, connection.cursor() as cursor:
+    with busy.connect("app") as connection, connection.cursor() as cursor:
         cursor.execute("SELECT %s::int, %s, %s::numeric", (1, "O'Neil", "1.50"))
         assert [str(value) for value in cursor.fetchone() or ()] == ["1", "O'Neil", "1.50"]
         connection.commit()
@@ -89,7 +78,7 @@ def test_psycopg2_queries_and_parameters(busy: Proxy) -> None:
 
 def test_psycopg2_transaction_rollback_and_error(busy: Proxy) -> None:
     """A failed transaction is rolled back, and nothing of it stays."""
-    with two(busy) as connection, connection.cursor() as cursor:
+    with busy.connect("app") as connection, connection.cursor() as cursor:
         cursor.execute("INSERT INTO items VALUES (1, 'kept')")
         connection.commit()
         cursor.execute("INSERT INTO items VALUES (2, 'lost')")
@@ -105,7 +94,7 @@ def test_psycopg2_transaction_rollback_and_error(busy: Proxy) -> None:
 
 def test_psycopg2_named_cursor_and_copy(busy: Proxy) -> None:
     """A server-side cursor inside a transaction, COPY in and out."""
-    with two(busy) as connection:
+    with busy.connect("app") as connection:
         with connection.cursor() as cursor:
             rows = "".join(f"{n}\tname{n}\n" for n in range(3000))
             cursor.copy_expert("COPY items FROM STDIN", io.StringIO(rows))
@@ -121,7 +110,7 @@ def test_psycopg2_named_cursor_and_copy(busy: Proxy) -> None:
 
 def test_psycopg2_cancel(busy: Proxy, postgres: Postgres) -> None:
     """`connection.cancel()` from another thread ends the query of this connection only."""
-    with two(busy) as connection, connection.cursor() as cursor:
+    with busy.connect("app") as connection, connection.cursor() as cursor:
         asleep = "query = 'SELECT pg_sleep(60), 2'"
 
         def cancel() -> None:
