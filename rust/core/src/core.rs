@@ -449,9 +449,21 @@ impl Core {
         now: Now,
         sink: &mut dyn Sink,
     ) {
+        self.client_misbehaved(id, why, why, now, sink);
+    }
+
+    /// As [`Core::client_violation`], where the client is told more than the log.
+    pub(crate) fn client_misbehaved(
+        &mut self,
+        id: ClientId,
+        why: &'static str,
+        told: &str,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
         self.stats.client_violations += 1;
         sink.event(Event::ProtocolViolation { side: "client", reason: why });
-        self.end_client(id, &errors::violation(why), now, sink);
+        self.end_client(id, &errors::violation(told), now, sink);
     }
 
     /// Sends a notice between a client's messages.

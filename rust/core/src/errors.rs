@@ -85,7 +85,7 @@ pub(crate) fn shutdown() -> Failure {
 }
 
 /// A client broke the protocol.
-pub(crate) fn violation(why: &'static str) -> Failure {
+pub(crate) fn violation(why: &str) -> Failure {
     Failure::fatal(PROTOCOL_VIOLATION, why)
 }
 

@@ -81,16 +81,19 @@ impl Core {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.eof = true;
         let leaves = match client.state {
-            client::State::Login(_) | client::State::Welcome => true,
-            client::State::Cancelling => false,
+            client::State::Login(_) => true,
+            // Requests may have come behind the start-up packet.
+            client::State::Welcome | client::State::Cancelling => false,
             client::State::Idle => true,
             // A Terminate as the last thing said: nobody waits for an answer.
             client::State::Waiting { .. } => client.held.ends_with(b"X\0\0\0\x04"),
             client::State::Linked { server } => {
                 let busy = self.servers.get(server).is_some_and(|s| s.owed.readies() > 0);
+                let cut = |server: &server::Server| {
+                    server.owed.is_open() || server.copy_in == (CopyIn::Reading { ended: false })
+                };
                 let unfinished = client.stream.left > 0
-                    || client.held.is_empty()
-                        && self.servers.get(server).is_some_and(|s| s.owed.is_open());
+                    || client.held.is_empty() && self.servers.get(server).is_some_and(cut);
                 !busy && client.held.is_empty() || unfinished
             }
         };

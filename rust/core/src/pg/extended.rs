@@ -145,7 +145,7 @@ impl Core {
                 server.owed.push(Owed::forward(Kind::Parse));
                 run.flush(at, sink);
                 self.send_parse(server_id, &statement, sink);
-                return self.replaced(run, at, head);
+                return Self::replaced(head);
             }
             None => true,
         };
@@ -163,7 +163,7 @@ impl Core {
         if let Some(session) = self.session_mut(id) {
             session.statements.named.insert(name, Named { statement, unconfirmed: batch });
         }
-        self.replaced(run, at, head)
+        Self::replaced(head)
     }
 
     /// A name that exists: PostgreSQL refuses it (42P05), and so does the server, because the Parse goes to
@@ -195,7 +195,7 @@ impl Core {
         run.flush(at, sink);
         sink.send_own(Conn::Server(server_id), &self.scratch);
         self.owe(server_id, Owed::noted(Kind::Parse, shown));
-        self.replaced(run, at, head)
+        Self::replaced(head)
     }
 
     /// A Parse too long to be held: it streams, and its statement exists on this server only.
@@ -392,7 +392,7 @@ impl Core {
                 run.flush(at, sink);
                 sink.send_own(Conn::Server(server_id), &self.scratch);
                 self.owe(server_id, Owed::forward(kind));
-                return self.replaced(run, at, head);
+                return Self::replaced(head);
             }
             _ if name.is_empty() => self.drop_foreign_unnamed(server_id, run, at, sink),
             _ => {
@@ -447,7 +447,7 @@ impl Core {
         write::close(&mut self.scratch, b'S', NO_SUCH_NAME);
         run.flush(at, sink);
         sink.send_own(Conn::Server(server_id), &self.scratch);
-        self.replaced(run, at, head)
+        Self::replaced(head)
     }
 
     /// Sends a message with the client's own name on, unless the name is one that only we may use.
@@ -473,13 +473,12 @@ impl Core {
         write(&mut self.scratch, NO_SUCH_NAME);
         run.flush(at, sink);
         sink.send_own(Conn::Server(server_id), &self.scratch);
-        self.replaced(run, at, head)
+        Self::replaced(head)
     }
 
-    /// A whole message went out in another form: its own bytes go nowhere.
-    fn replaced(&mut self, run: &mut Run<'_>, at: usize, head: Head) -> Step {
-        run.start = at + head.total();
-        Step::Forward(head.total())
+    /// A whole message went out in another form, or is answered by us: its own bytes go nowhere.
+    fn replaced(head: Head) -> Step {
+        Step::Drop(head.total())
     }
 }
 

@@ -419,6 +419,9 @@ impl Core {
         let mut session = Box::new(new_session(pool_id, name, opaque));
         self.draw_cancel_key(id, &mut session, login.minor);
         let Some(client) = self.clients.get_mut(id) else { return Outcome::Ended };
+        self.scratch.clear();
+        write::authentication_ok(&mut self.scratch);
+        sink.send_own(Conn::Client(id), &self.scratch);
         client.session = Some(session);
         client.state = client::State::Welcome;
         client.since = now;
@@ -461,7 +464,7 @@ impl Core {
         Some(id)
     }
 
-    /// AuthenticationOk, the pool's parameters with the client's own `application_name`, the cancel key.
+    /// The pool's parameters with the client's own `application_name`, the cancel key.
     pub(crate) fn welcome(&mut self, id: ClientId, now: Now, sink: &mut dyn Sink) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let Some(session) = client.session.as_deref_mut() else { return };
@@ -474,7 +477,6 @@ impl Core {
         }
         let out = &mut self.scratch;
         out.clear();
-        write::authentication_ok(out);
         params.write_all(out);
         write::parameter_status(out, APPLICATION_NAME, &session.application_name);
         let secret_len = usize::from(session.cancel_secret_len);

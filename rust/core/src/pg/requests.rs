@@ -153,6 +153,11 @@ impl Core {
                 return Step::Ended;
             }
         };
+        if head.body as usize > longest_body(head.tag) {
+            run.flush(at, sink);
+            self.client_violation(id, "invalid message length", now, sink);
+            return Step::Ended;
+        }
         let whole = rest.len() >= head.total();
         match head.tag {
             tag::QUERY
@@ -174,13 +179,13 @@ impl Core {
             }
             tag::TERMINATE => {
                 run.flush(at, sink);
-                sink.close(Conn::Client(id));
-                self.client_left(id, now, sink);
+                self.terminate(id, now, sink);
                 return Step::Ended;
             }
-            _ => {
+            other => {
                 run.flush(at, sink);
-                self.client_violation(id, "invalid frontend message type", now, sink);
+                let what = format!("invalid frontend message type {other}");
+                self.client_misbehaved(id, "invalid frontend message type", &what, now, sink);
                 return Step::Ended;
             }
         }
@@ -201,6 +206,23 @@ impl Core {
             },
         };
         self.request(id, server_id, run, at, head, now, sink)
+    }
+
+    /// The client says goodbye: what it has asked for before is still answered, as PostgreSQL does.
+    fn terminate(&mut self, id: ClientId, now: Now, sink: &mut dyn Sink) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.held = Vec::new();
+        let answers_to_come = client
+            .server()
+            .and_then(|server_id| self.servers.get(server_id))
+            .is_some_and(|server| server.owed.readies() > 0 && !server.owed.is_open());
+        if answers_to_come && !client.eof {
+            sink.pause_read(Conn::Client(id));
+            client.eof = true;
+        } else if !answers_to_come {
+            sink.close(Conn::Client(id));
+            self.client_left(id, now, sink);
+        }
     }
 
     /// A request of a client that has a server.
@@ -502,5 +524,19 @@ impl Core {
         server.statements.unnamed = 0;
         server.owed.push(Owed::swallow(Kind::Query, Note::None));
         sink.send_own(Conn::Server(server_id), &self.scratch);
+    }
+}
+
+/// The longest body that PostgreSQL accepts, by type (`PQ_SMALL_MESSAGE_LIMIT`, `PQ_LARGE_MESSAGE_LIMIT`).
+const fn longest_body(message: u8) -> usize {
+    match message {
+        tag::DESCRIBE
+        | tag::CLOSE
+        | tag::EXECUTE
+        | tag::SYNC
+        | tag::FLUSH
+        | tag::TERMINATE
+        | tag::COPY_DONE => 10_000,
+        _ => 0x3FFF_FFFE,
     }
 }
