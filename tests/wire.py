@@ -44,7 +44,11 @@ class Message(NamedTuple):
     def fields(self) -> dict[str, str]:
         """Return the fields of an ErrorResponse or NoticeResponse by their letter."""
         parts = self.body.split(b"\0")
-        return {part[:1].decode(): part[1:].decode() for part in parts if part}
+        return {
+            part[:1].decode("latin-1"): part[1:].decode(errors="surrogateescape")
+            for part in parts
+            if part
+        }
 
 
 def message(tag: str, body: bytes = b"") -> bytes:
