@@ -149,6 +149,8 @@ struct Kept {
 pub(crate) struct ServerStatements {
     kept: BTreeMap<u64, Kept>,
     clock: u64,
+    /// The server may hold statements that are not in the map: a Parse comes behind a Close.
+    in_doubt: bool,
     /// Which statement the server's unnamed one is; 0 = none or unknown.
     pub(crate) unnamed: u64,
 }
@@ -188,6 +190,18 @@ impl ServerStatements {
     pub(crate) fn clear(&mut self) {
         self.kept.clear();
         self.unnamed = 0;
+        self.in_doubt = false;
+    }
+
+    /// A statement that drops all names was sent inside a batch: whether it runs shows too late for what
+    /// follows it there.
+    pub(crate) fn doubt_all(&mut self) {
+        self.forget_confirmed();
+        self.in_doubt = true;
+    }
+
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// `DEALLOCATE ALL` has run: what was confirmed is gone, what is on its way comes behind it.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use pgwire::frame::{HEAD_BYTES, Head};
 use pgwire::frontend::{BindNames, Named as NamedMessage, Parse};
 use pgwire::write;
-use sqlscan::{Class, Scanner};
+use sqlscan::{Class, Reset, Scanner};
 
 use super::input::Run;
 use super::requests::Step;
@@ -142,9 +142,9 @@ impl Core {
             Some(Held::Ready) if !failed_already => false,
             // The transaction has failed: the server itself says so, whatever the name.
             Some(_) => {
-                server.owed.push(Owed::forward(Kind::Parse));
                 run.flush(at, sink);
                 self.send_parse(server_id, &statement, sink);
+                self.owe(server_id, Owed::forward(Kind::Parse));
                 return Self::replaced(head);
             }
             None => true,
@@ -153,10 +153,10 @@ impl Core {
             Note::Named { name: name.clone(), on_server: on_server.then(|| Rc::clone(&statement)) };
         if on_server {
             server.statements.insert(&statement, batch);
-            server.owed.push(Owed::noted(Kind::Parse, note));
             run.flush(at, sink);
             self.evict(id, server_id, sink);
             self.send_parse(server_id, &statement, sink);
+            self.owe(server_id, Owed::noted(Kind::Parse, note));
         } else {
             server.owed.push(Owed::noted(Kind::Synthetic, note));
         }
@@ -310,6 +310,12 @@ impl Core {
             Meaning::AsItIs => None,
             Meaning::Statement(statement) => {
                 let verdict = statement.verdict;
+                if matches!(verdict.reset, Some(Reset::DeallocateAll | Reset::DiscardAll)) {
+                    // What follows in this batch must not count on what the server holds now.
+                    if let Some(server) = self.servers.get_mut(server_id) {
+                        server.statements.doubt_all();
+                    }
+                }
                 if verdict.effects != sqlscan::Effects::default() || self.is_opaque_session(id) {
                     match self.before_statement(id, server_id, verdict, run, at, now, sink) {
                         Step::Again => {}

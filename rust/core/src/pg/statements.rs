@@ -44,6 +44,7 @@ impl Core {
         session.is_some_and(|session| session.pin.has(PinReason::PreparedStatement))
     }
 
+    /// Sends a statement's Parse, behind a Close if the server may still hold it; the caller owes the Parse.
     pub(crate) fn send_parse(
         &mut self,
         server_id: ServerId,
@@ -52,6 +53,11 @@ impl Core {
     ) {
         let name = self.server_name(statement.id);
         self.scratch.clear();
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        if server.statements.is_in_doubt() {
+            write::close(&mut self.scratch, b'S', name.as_bytes());
+            server.owed.push(Owed::swallow(Kind::Close, Note::None));
+        }
         write::parse(&mut self.scratch, name.as_bytes(), &statement.text, &statement.oids);
         sink.send_own(Conn::Server(server_id), &self.scratch);
     }
