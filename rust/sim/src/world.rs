@@ -114,7 +114,7 @@ impl World {
     /// Something happens.
     pub(crate) fn take_step(&mut self) {
         match self.rng.weighted(&EVENTS) {
-            0 => self.client_acts(),
+            0 if self.stormy => self.client_acts(),
             1 => self.core_reads(true),
             2 => self.core_reads(false),
             3 => self.server_works(),

@@ -313,6 +313,9 @@ impl Core {
         let Some(client) = self.clients.get_mut(id) else { return Step::Ended };
         let Some(session) = client.session.as_deref_mut() else { return Step::Ended };
         let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
+        // PostgreSQL 18 says idle after a Query inside a batch and its Sync, yet keeps the transaction: its
+        // next statement fails (XX000). Nobody else may get such a server.
+        server.unfit |= server.owed.is_open();
         let unnamed = session.statements.unnamed.take();
         if unnamed.is_some() || server.statements.unnamed != 0 {
             let before = std::mem::take(&mut server.statements.unnamed);
