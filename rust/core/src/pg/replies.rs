@@ -123,11 +123,14 @@ impl Core {
             head.tag,
             tag::DATA_ROW | tag::COPY_DATA | tag::ROW_DESCRIPTION | tag::FUNCTION_RESPONSE
         );
-        let logging_in = self
-            .servers
-            .get(id)
-            .is_some_and(|server| matches!(server.state, server::State::LoggingIn(_)));
-        if streams && !logging_in || rest.len() >= head.total() {
+        // Our own question's answer is read, not passed on: it must be whole, too.
+        let is_ours = self.servers.get(id).is_some_and(|server| {
+            matches!(
+                server.state,
+                server::State::LoggingIn(_) | server::State::Working(Task::Limits)
+            )
+        });
+        if streams && !is_ours || rest.len() >= head.total() {
             return Some(head);
         }
         if head.total() <= SERVER_COLLECT_BYTES_MAX {
@@ -138,7 +141,7 @@ impl Core {
             head.tag,
             tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::BACKEND_KEY_DATA
         );
-        if must_be_read || logging_in {
+        if must_be_read || is_ours {
             self.server_violation(id, "a message is longer than it may be", now, sink);
             return None;
         }

@@ -174,6 +174,10 @@ impl Core {
             if server.owed.readies() > 0 {
                 return self.stall(id, sink);
             }
+            if server.status == b'E' && verdict.statements == 1 {
+                // The transaction has failed: the server refuses it, and the names stay what they are.
+                return Step::Again;
+            }
             if server.status != b'E' {
                 run.flush(at, sink);
                 self.materialise_names(id, server_id, sink);
