@@ -194,6 +194,8 @@ impl Client {
             match self.stage {
                 Stage::Login => self.login_message(tag, &body, wire, leave)?,
                 Stage::Ready => self.reply(tag, &body, leave)?,
+                // Before its request has been read it looks like any client.
+                Stage::Cancel if leave.stopping && tag == tag::ERROR_RESPONSE => {}
                 _ => return Err(format!("{:?} came to nobody", char::from(tag))),
             }
         }

@@ -52,6 +52,9 @@ impl Client {
                     return self.fatal_or_wrong(body, leave);
                 }
                 self.settle_error(&error, leave);
+                if self.uncertain {
+                    return Ok(());
+                }
                 if self.is_refusal(&error, leave) {
                     self.shadow.refuse();
                     return Ok(());
