@@ -94,7 +94,8 @@ impl Core {
                 };
                 let unfinished = client.stream.left > 0
                     || client.held.is_empty() && self.servers.get(server).is_some_and(cut);
-                !busy && client.held.is_empty() || unfinished
+                let stalled = client.paused & client::pause::STALLED != 0;
+                !busy && !stalled || unfinished
             }
         };
         if leaves {
@@ -276,10 +277,10 @@ impl Core {
             .detail(format!("query_timeout is {} ms.", self.config.query_timeout_ms));
             return self.end_client(id, &failure, now, sink);
         }
-        let mid_reply = session.mid_reply;
+        let (mid_reply, told_fatal) = (session.mid_reply, session.told_fatal);
         let deadline = now.plus_ms(CANCEL_GRACE_MS);
         self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
-        if !mid_reply {
+        if !mid_reply && !told_fatal {
             let detail = format!("query_timeout is {} ms.", self.config.query_timeout_ms);
             self.notice(id, "the query runs too long and is cancelled", &detail, sink);
         }

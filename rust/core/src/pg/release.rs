@@ -119,9 +119,10 @@ impl Core {
         }
     }
 
-    /// A client that waits for a confirmation may go on.
+    /// A client that waits for a confirmation may go on, and one that sends no more may be at its end.
     fn unstall(&mut self, id: ClientId) {
-        if self.clients.get(id).is_some_and(|c| c.paused & client::pause::STALLED != 0) {
+        let is_due = |c: &client::Client| c.eof || c.paused & client::pause::STALLED != 0;
+        if self.clients.get(id).is_some_and(is_due) {
             self.resume.push_back(id);
         }
     }
@@ -143,7 +144,7 @@ impl Core {
         };
         let deadline = if limit == 0 { NEVER } else { now.plus_ms(limit) };
         self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
-        let ends = client.held.is_empty() && (client.eof || self.stopping && !in_transaction);
+        let ends = client.eof || client.held.is_empty() && self.stopping && !in_transaction;
         if ends {
             self.resume.push_back(id);
         }
@@ -190,16 +191,30 @@ impl Core {
             self.at_rest(server, now, sink);
         }
         let Some(client) = self.clients.get(id) else { return };
-        if !client.held.is_empty() || !client.eof && !self.stopping {
-            return;
-        }
-        let busy = |server: ServerId| self.servers.get(server).is_some_and(|s| s.is_busy());
-        if client.eof && !client.server().is_some_and(busy) && !client.is_waiting() {
+        if client.eof && self.has_said_all(client) {
             sink.close(crate::ids::Conn::Client(id));
             self.client_left(id, now, sink);
-        } else if self.stopping && self.is_at_idle_point(client) {
+        } else if client.held.is_empty() && self.stopping && self.is_at_idle_point(client) {
             self.end_client(id, &errors::shutdown(), now, sink);
         }
+    }
+
+    /// Whether nothing more can come of a client that sent FIN: what it asked has been answered, or it can
+    /// never end what it began (the rest of a message, copy data).
+    pub(crate) fn has_said_all(&self, client: &client::Client) -> bool {
+        let is_over = |server: ServerId| {
+            self.servers.get(server).is_none_or(|server| {
+                server.owed.readies() == 0
+                    || server.copy_in == (server::CopyIn::Reading { ended: false })
+            })
+        };
+        // Held bytes are a message's beginning, unless they wait for a server or for replies.
+        client.paused & client::pause::STALLED == 0
+            && match client.state {
+                client::State::Idle => true,
+                client::State::Linked { server } => is_over(server),
+                _ => false,
+            }
     }
 
     /// Whether a client has no request under way and no transaction open.

@@ -259,6 +259,10 @@ impl Core {
                 let ended = server.owed.iter().any(|owed| owed.kind == Kind::CopyEnd);
                 server.copy_in = CopyIn::Reading { ended };
                 server.doubtful_sync |= server.owed.drop_syncs_before_copy_end() > 0;
+                let client =
+                    server.client().filter(|id| self.clients.get(*id).is_some_and(|c| c.eof));
+                // It sends no more, so no data either.
+                self.resume.extend(client);
                 (true, false)
             }
             _ => (false, false),
