@@ -71,9 +71,7 @@ impl World {
                 client.terminate(&mut self.net.wires[client.wire]);
             }
         }
-        self.run_until("the end of all clients", |world| {
-            world.core.stats().clients == 0
-        });
+        self.run_until("the end of all clients", |world| world.core.stats().clients == 0);
         self.run_until("servers at rest", World::are_servers_at_rest);
         self.check_servers();
     }
@@ -120,7 +118,8 @@ impl World {
     /// Clients that finish their login in the calm ask as well.
     fn answer_new_arrivals(&mut self) {
         for client in &mut self.clients {
-            let is_new = client.stage == Stage::Ready && client.readies == 0 && client.is_answered();
+            let is_new =
+                client.stage == Stage::Ready && client.readies == 0 && client.is_answered();
             if is_new && !client.left && client.told_fatal.is_none() && !self.leave.hostile {
                 client.readies = 1;
                 client.conclude(&mut self.net.wires[client.wire]);

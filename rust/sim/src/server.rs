@@ -16,12 +16,17 @@ use crate::wire::{Wire, take_message};
 /// Where a connection stands.
 enum Stage {
     Startup,
-    Password { md5: Option<[u8; 4]> },
+    Password {
+        md5: Option<[u8; 4]>,
+    },
     ScramFirst(Box<ScramServer>),
     ScramFinal(Box<ScramServer>),
     Ready,
     /// It carries a CancelRequest.
-    Cancel { pid: u32, secret: Vec<u8> },
+    Cancel {
+        pid: u32,
+        secret: Vec<u8>,
+    },
 }
 
 /// A server connection.
@@ -80,7 +85,12 @@ impl Server {
     ///
     /// # Errors
     /// The core broke the protocol towards a server.
-    pub(crate) fn read(&mut self, bytes: &[u8], wire: &mut Wire, rng: &mut Rng) -> Result<(), String> {
+    pub(crate) fn read(
+        &mut self,
+        bytes: &[u8],
+        wire: &mut Wire,
+        rng: &mut Rng,
+    ) -> Result<(), String> {
         self.buffer.extend_from_slice(bytes);
         loop {
             if matches!(self.stage, Stage::Startup) {

@@ -62,8 +62,7 @@ impl Wire {
         if self.to_core_end == Some(End::Reset) {
             return true;
         }
-        !self.paused
-            && (!self.to_core.is_empty() || self.to_core_end.is_some() && !self.eof_told)
+        !self.paused && (!self.to_core.is_empty() || self.to_core_end.is_some() && !self.eof_told)
     }
 
     /// Sends FIN: the peer sends nothing more.

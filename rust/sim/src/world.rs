@@ -272,7 +272,8 @@ impl World {
             .by_conn
             .iter()
             .filter(|(conn, index)| {
-                matches!(conn, Conn::Client(_)) == from_client && self.net.wires[**index].has_input()
+                matches!(conn, Conn::Client(_)) == from_client
+                    && self.net.wires[**index].has_input()
             })
             .map(|(conn, index)| (*conn, *index))
             .collect();
@@ -342,12 +343,12 @@ impl World {
         let lazy = self.stormy && self.rng.percent(80);
         let due = |client: &Client, wires: &[Wire]| {
             let wire = &wires[client.wire];
-            let has_end = wire.to_peer_fin && wire.to_peer.is_empty() && client.stage != Stage::Over;
+            let has_end =
+                wire.to_peer_fin && wire.to_peer.is_empty() && client.stage != Stage::Over;
             !(client.slow && lazy) && (!wire.to_peer.is_empty() || has_end)
         };
-        let candidates: Vec<usize> = (0..self.clients.len())
-            .filter(|at| due(&self.clients[*at], &self.net.wires))
-            .collect();
+        let candidates: Vec<usize> =
+            (0..self.clients.len()).filter(|at| due(&self.clients[*at], &self.net.wires)).collect();
         let Some(at) = self.pick(&candidates) else { return };
         let client = &mut self.clients[at];
         let index = client.wire;

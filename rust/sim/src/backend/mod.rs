@@ -436,7 +436,6 @@ impl Backend {
 }
 
 pub(crate) fn aborted() -> Fault {
-    let text =
-        "current transaction is aborted, commands ignored until end of transaction block";
+    let text = "current transaction is aborted, commands ignored until end of transaction block";
     Fault::new(b"25P02", text)
 }

@@ -329,8 +329,7 @@ impl Backend {
                 Ok(Eval::Rows(Rows { left: *count, values }))
             }
             Op::Rows { count, label, param: true } => {
-                let values =
-                    vec![param.unwrap_or_default().to_vec(), label.clone().into_bytes()];
+                let values = vec![param.unwrap_or_default().to_vec(), label.clone().into_bytes()];
                 Ok(Eval::Rows(Rows { left: *count, values }))
             }
             Op::Show(name) => match self.session.show(name) {

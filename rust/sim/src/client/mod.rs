@@ -175,14 +175,22 @@ impl Client {
     ///
     /// # Errors
     /// It heard what it must not hear.
-    pub(crate) fn read(&mut self, bytes: &[u8], wire: &mut Wire, leave: &Leave) -> Result<(), String> {
+    pub(crate) fn read(
+        &mut self,
+        bytes: &[u8],
+        wire: &mut Wire,
+        leave: &Leave,
+    ) -> Result<(), String> {
         if self.left && !self.half_closed {
             return Ok(());
         }
         self.buffer.extend_from_slice(bytes);
         if self.stage == Stage::Encryption {
-            if self.buffer.remove(0) != b'N' {
-                return Err("SSLRequest was not answered with N".to_owned());
+            match self.buffer[0] {
+                b'N' => drop(self.buffer.remove(0)),
+                // The proxy stops: it says so before it has said whether it encrypts.
+                tag::ERROR_RESPONSE if leave.stopping => {}
+                _ => return Err("SSLRequest was not answered with N".to_owned()),
             }
             self.stage = Stage::Login;
             wire.to_core.extend(&self.startup);

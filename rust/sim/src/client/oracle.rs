@@ -7,7 +7,7 @@
 use pgwire::backend::{ErrorFields, data_row_values};
 use pgwire::tag;
 
-use super::{Client, Leave};
+use super::{Client, Leave, Stage};
 use crate::backend::sql::read_tag;
 use crate::net::show;
 use crate::wire::message;
@@ -197,6 +197,7 @@ impl Client {
             b"57014" => leave.query_timeout,
             b"08006" => leave.faults || leave.query_timeout,
             b"08000" => leave.borrow_timeout || leave.faults || leave.connect_timeout,
+            b"08P01" if error.text == "the login took too long" => self.stage == Stage::Login,
             b"08P01" => self.rude || leave.hostile || self.shadow_dies(),
             _ => leave.hostile,
         };

@@ -115,7 +115,8 @@ impl Client {
         let own = tag_text(self.tag);
         let rows = format!("SELECT '{own}'");
         let set = format!("SET work_mem TO '{own}'");
-        let parts = [rows.as_str(), "SELECT 1/0", "BEGIN", "COMMIT", &set, "ROLLBACK", "SHOW work_mem"];
+        let parts =
+            [rows.as_str(), "SELECT 1/0", "BEGIN", "COMMIT", &set, "ROLLBACK", "SHOW work_mem"];
         let text: Vec<&str> = (0..2 + rng.index(3)).map(|_| rng.pick(&parts)).collect();
         let text = self.tagged(&text.join("; "));
         self.query(&text, wire);
@@ -180,7 +181,8 @@ impl Client {
                 self.send(wire, |out| write::close(out, b'S', name.as_bytes()));
             }
             if rng.percent(if name.is_empty() { 90 } else { 40 }) {
-                let text = if with_param { Self::shared_text(rng) } else { self.unshared_text(rng) };
+                let text =
+                    if with_param { Self::shared_text(rng) } else { self.unshared_text(rng) };
                 self.parse(name, &text, wire);
             }
             if rng.percent(20) {
