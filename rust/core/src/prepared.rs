@@ -115,6 +115,8 @@ pub(crate) struct ClientStatements {
     pub(crate) named: BTreeMap<Box<[u8]>, Named>,
     /// Names that were closed or dropped by a batch not yet confirmed: a later batch waits.
     pub(crate) closed: BTreeMap<Box<[u8]>, u64>,
+    /// The batch whose query drops all names and has not been confirmed; 0 = none. Names wait for it.
+    pub(crate) dropping: u64,
     pub(crate) unnamed: Option<Rc<Statement>>,
     /// As in [`Named`].
     pub(crate) unnamed_unconfirmed: u64,

@@ -501,6 +501,9 @@ fn meaning(session: &Session, name: &[u8]) -> Meaning {
         }
         return statements.unnamed.clone().map_or(Meaning::AsItIs, Meaning::Statement);
     }
+    if earlier(statements.dropping) {
+        return Meaning::Unconfirmed;
+    }
     if let Some(named) = statements.named.get(name) {
         if earlier(named.unconfirmed) {
             return Meaning::Unconfirmed;

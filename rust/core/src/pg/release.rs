@@ -41,7 +41,7 @@ impl Core {
         let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
         if server.owed.front().is_none_or(|owed| !owed.kind.ends_with_ready()) {
             // After an error during COPY IN the server may count a Sync that we took for ignored.
-            if server.doubtful_sync && server.owed.is_empty() {
+            if server.doubtful_sync {
                 server.status = status;
                 return Verdict::Forward;
             }
@@ -50,7 +50,12 @@ impl Core {
         }
         let Some(owed) = server.owed.pop() else { return Verdict::Ended };
         server.status = status;
+        server.was_reset = false;
         server.copy_in = server::CopyIn::No;
+        let (client, settled) = (server.client(), server.owed.readies() == 0);
+        if let Some(session) = client.filter(|_| settled).and_then(|id| self.session_mut(id)) {
+            session.statements.dropping = 0;
+        }
         if status == b'I' {
             self.stats.transactions += 1;
         }

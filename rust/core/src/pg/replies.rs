@@ -67,9 +67,8 @@ impl Core {
                 server.stream_left -= bytes;
                 (server.stream_forward, bytes)
             } else {
-                let rest = run.rest(at);
-                let Some(head) = self.reply_head(id, rest, now, sink) else { break };
-                let bytes = head.total().min(rest.len());
+                let Some(head) = self.reply_head(id, &mut run, at, now, sink) else { break };
+                let bytes = head.total().min(length - at);
                 let verdict = self.reply(id, &mut run, at, head, now, sink);
                 if verdict == Verdict::Ended {
                     return;
@@ -108,13 +107,16 @@ impl Core {
     fn reply_head(
         &mut self,
         id: ServerId,
-        rest: &[u8],
+        run: &mut Run<'_>,
+        at: usize,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Option<Head> {
+        let rest = run.rest(at);
         let head = match Head::read(rest) {
             Ok(head) => head?,
             Err(malformed) => {
+                run.flush(at.max(run.start), sink);
                 self.server_violation(id, malformed.0, now, sink);
                 return None;
             }
@@ -142,6 +144,7 @@ impl Core {
             tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::BACKEND_KEY_DATA
         );
         if must_be_read || is_ours {
+            run.flush(at.max(run.start), sink);
             self.server_violation(id, "a message is longer than it may be", now, sink);
             return None;
         }
@@ -271,6 +274,8 @@ impl Core {
             return self.unexpected(id, now, sink);
         }
         if head.tag == tag::COMMAND_COMPLETE {
+            // Data that was read to its end: what Syncs came before it were ignored for certain.
+            server.doubtful_sync &= server.copy_in == CopyIn::No;
             server.copy_in = CopyIn::No;
             let body = run.input.bytes().get(at + HEAD_BYTES..body_end).unwrap_or_default();
             self.note_command(id, body);
@@ -404,7 +409,8 @@ impl Core {
         let name = std::rc::Rc::clone(&server.application_name);
         let front = server.owed.front();
         let ours = front.is_some_and(|owed| owed.swallow);
-        let is_reset = front.is_some_and(|owed| matches!(owed.note, Note::Reset { .. }));
+        let is_reset =
+            server.was_reset || front.is_some_and(|owed| matches!(owed.note, Note::Reset { .. }));
         let Some(session) = self.session_mut(client) else { return Verdict::Ended };
         let is_name = ParameterStatus::read(body).is_ok_and(|p| p.name == APPLICATION_NAME);
         if !is_name {
@@ -476,6 +482,11 @@ impl Core {
             _ => None,
         };
         self.skip_batch(id);
+        // In a batch of ours, Sync included, a failure is nobody's answer.
+        let front = self.servers.get(id).and_then(|server| server.owed.front());
+        if front.is_some_and(|owed| owed.swallow && owed.kind == Kind::Sync) {
+            return Verdict::Swallow;
+        }
         let Some(renamed) = shown else { return Verdict::Forward };
         run.flush(at.max(run.start), sink);
         sink.send_own(Conn::Client(client), &renamed);
@@ -573,11 +584,12 @@ impl Core {
 
     /// CommandComplete tags that say what became of statement names.
     fn note_command(&mut self, id: ServerId, body: &[u8]) {
-        let clears = matches!(backend::command_tag(body), Ok(b"DISCARD ALL" | b"DEALLOCATE ALL"));
-        if !clears {
+        let command = backend::command_tag(body);
+        let Some(server) = self.servers.get_mut(id) else { return };
+        server.was_reset |= matches!(command, Ok(b"DISCARD ALL" | b"RESET"));
+        if !matches!(command, Ok(b"DISCARD ALL" | b"DEALLOCATE ALL")) {
             return;
         }
-        let Some(server) = self.servers.get_mut(id) else { return };
         server.statements.forget_confirmed();
         let client = server.client();
         if let Some(session) = client.and_then(|client| self.session_mut(client)) {

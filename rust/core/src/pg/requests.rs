@@ -7,7 +7,7 @@
 
 use pgwire::frame::{HEAD_BYTES, Head};
 use pgwire::{tag, write};
-use sqlscan::{Effects, Scanner, Verdict};
+use sqlscan::{Effects, Reset, Scanner, Verdict};
 
 use super::input::{Input, Run};
 use crate::client::{self, Refuse};
@@ -249,6 +249,10 @@ impl Core {
         }
         if !server.is_busy() {
             self.request_begins(id, now);
+            if self.has_lost_name(id, server_id) {
+                run.flush(at, sink);
+                self.send_application_name(id, server_id, sink);
+            }
         }
         match head.tag {
             tag::QUERY => self.query(id, server_id, run, at, head, now, sink),
@@ -303,6 +307,11 @@ impl Core {
             }
             if let Some(reset) = verdict.reset {
                 note = Note::Reset { reset, failed: false };
+                if matches!(reset, Reset::DiscardAll | Reset::DeallocateAll) {
+                    if let Some(session) = self.session_mut(id) {
+                        session.statements.dropping = session.batch;
+                    }
+                }
             }
         } else if let Some(client) = self.clients.get_mut(id) {
             let mut scanner = Box::new(Scanner::new());
@@ -414,7 +423,11 @@ impl Core {
         let ends = head.tag == tag::SYNC
             || session.refuse == Refuse::Request
                 && matches!(head.tag, tag::QUERY | tag::FUNCTION_CALL);
-        session.refuse = if ends { Refuse::Nothing } else { Refuse::ToSync };
+        if ends {
+            session.refuse = Refuse::Nothing;
+        } else if head.tag != tag::FLUSH {
+            session.refuse = Refuse::ToSync;
+        }
         if ends {
             session.batch += 1;
             self.scratch.clear();
@@ -441,6 +454,17 @@ impl Core {
     pub(crate) fn stall(&mut self, id: ClientId, sink: &mut dyn Sink) -> Step {
         self.pause_client(id, client::pause::STALLED, true, sink);
         Step::Blocked
+    }
+
+    /// Whether a reset took the server back to its login's `application_name`, which is not the client's.
+    fn has_lost_name(&self, id: ClientId, server_id: ServerId) -> bool {
+        let session = self.clients.get(id).and_then(|client| client.session.as_deref());
+        let (Some(session), Some(server)) = (session, self.servers.get(server_id)) else {
+            return false;
+        };
+        !std::rc::Rc::ptr_eq(&session.application_name, &server.application_name)
+            && session.application_name != server.application_name
+            && server.status == b'I'
     }
 
     fn request_begins(&mut self, id: ClientId, now: Now) {
