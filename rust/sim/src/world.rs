@@ -483,7 +483,7 @@ impl World {
             1 if server.is_ready() => server.die_politely(wire),
             1 => server.end(wire),
             2 => wire.to_core.extend((0..30).map(|_| self.rng.next_u64() as u8)),
-            3 => wire.to_core.extend([b'Z', 0, 0, 0, 5, b'I']),
+            3 => wire.to_core.extend([b'Z', 0, 0, 0, 5, b'Q']),
             _ => wire.to_core.extend([self.rng.pick(b"12CDGSKIRTZ"), 0, 0x7F, 0xFF, 0xFF, 1, 2]),
         }
         self.net.note(|| format!("fault {what} at server {at}"));

@@ -245,7 +245,7 @@ impl Backend {
             }
             Op::DiscardAll => {
                 self.session.discard_all(tag);
-                self.statements.clear();
+                self.drop_named();
                 done("DISCARD ALL")
             }
             Op::DiscardSequences => {
@@ -309,10 +309,15 @@ impl Backend {
                 None => Err(unknown(name)),
             },
             _ => {
-                self.statements.clear();
+                self.drop_named();
                 Ok(Eval::Tag("DEALLOCATE ALL".to_owned()))
             }
         }
+    }
+
+    /// The unnamed statement is no entry of PostgreSQL's table of prepared statements: it stays.
+    fn drop_named(&mut self) {
+        self.statements.retain(|name, _| name.is_empty());
     }
 
     fn evaluate_rows(

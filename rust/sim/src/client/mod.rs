@@ -81,6 +81,8 @@ pub(crate) struct Client {
     pub(crate) told_fatal: Option<[u8; 5]>,
     /// It may be in the middle of sending copy data.
     pub(crate) copying: bool,
+    /// It has reset settings.
+    pub(crate) has_reset: bool,
     /// It reads seldom.
     pub(crate) slow: bool,
     /// ReadyForQuery received.
@@ -141,6 +143,7 @@ impl Client {
             uncertain: false,
             told_fatal: None,
             copying: false,
+            has_reset: false,
             slow: false,
             readies: 0,
             buffer: Vec::new(),

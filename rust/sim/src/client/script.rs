@@ -20,7 +20,7 @@ impl Client {
         if self.copying {
             return self.copy_on(wire, rng);
         }
-        match rng.weighted(&[30, 12, 30, 10, 4, 3, 2]) {
+        match rng.weighted(&[30, 12, 30, 10, 4, 3, 2, 1]) {
             0 => {
                 let text = self.simple_text(rng);
                 self.query(&text, wire);
@@ -34,7 +34,8 @@ impl Client {
             3 => self.wild_batch(wire, rng),
             4 => self.copy_from(wire, rng),
             5 => self.several(wire, rng),
-            _ => self.function_call(wire),
+            6 => self.function_call(wire),
+            _ => self.prepared_reset(wire, rng),
         }
     }
 
@@ -52,6 +53,7 @@ impl Client {
 
     /// Sends a simple Query.
     pub(crate) fn query(&mut self, text: &str, wire: &mut Wire) {
+        self.has_reset |= text.contains("RESET ALL") || text.contains("DISCARD ALL");
         self.copying = text.starts_with("COPY t FROM");
         self.send(wire, |out| write::query(out, text.as_bytes()));
     }
@@ -82,7 +84,8 @@ impl Client {
             6 => "RESET work_mem".to_owned(),
             7 => "SET TimeZone TO 'Asia/Tokyo'".to_owned(),
             8 => format!("SET application_name TO '{own}'"),
-            9 => "SHOW application_name".to_owned(),
+            // Inside a transaction the proxy does not undo what a RESET ALL did to it.
+            9 if !self.has_reset => "SHOW application_name".to_owned(),
             10 => "CREATE TEMP TABLE t (x text)".to_owned(),
             11 => "SELECT x FROM pg_temp.t".to_owned(),
             12 => "LISTEN news".to_owned(),
@@ -129,6 +132,7 @@ impl Client {
     }
 
     fn parse(&mut self, name: &str, text: &str, wire: &mut Wire) {
+        self.has_reset |= text.contains("RESET ALL");
         self.send(wire, |out| write::parse(out, name.as_bytes(), text.as_bytes(), &[]));
     }
 
@@ -166,7 +170,7 @@ impl Client {
             5 => self.tagged("SELEC"),
             6 => self.tagged("SHOW work_mem"),
             7 => self.tagged(&format!("SET work_mem TO '{}'", tag_text(self.tag))),
-            8 => self.tagged(rng.pick(&["DISCARD ALL", "DEALLOCATE ALL", "RESET ALL"])),
+            8 => self.tagged("RESET ALL"),
             9 => self.tagged("BEGIN"),
             _ => self.plain_text(rng),
         }
@@ -208,6 +212,17 @@ impl Client {
             }
             _ => self.sync(wire),
         }
+    }
+
+    /// A reset by the extended protocol. What follows it in the same batch may still use the names that
+    /// it drops (the proxy prepares them again), so nothing does.
+    fn prepared_reset(&mut self, wire: &mut Wire, rng: &mut Rng) {
+        self.has_reset = true;
+        let text = self.tagged(rng.pick(&["DISCARD ALL", "DEALLOCATE ALL"]));
+        self.parse("", &text, wire);
+        self.bind("", "", false, wire);
+        self.send(wire, |out| write::execute(out, b"", 0));
+        self.sync(wire);
     }
 
     /// Messages in any order.
