@@ -150,11 +150,6 @@ impl Client {
         }
     }
 
-    /// Whether its request waits for a server, or its login for a pool.
-    pub(crate) fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting { .. } | State::Welcome | State::Cancelling)
-    }
-
     /// Whether its request waits with this ticket.
     pub(crate) fn waits_with(&self, ticket: u64) -> bool {
         matches!(self.state, State::Waiting { ticket: own, .. } if own == ticket)

@@ -108,6 +108,8 @@ pub(crate) struct Server {
     pub(crate) copy_in: CopyIn,
     /// Syncs sent while the server read copy data: it may or may not have counted them.
     pub(crate) doubtful_sync: bool,
+    /// Something has been answered since the last ReadyForQuery.
+    pub(crate) begun: bool,
     /// A RESET or DISCARD ALL has run since the last ReadyForQuery.
     pub(crate) was_reset: bool,
     /// It must not serve another client.
@@ -142,6 +144,7 @@ impl Server {
             expires,
             copy_in: CopyIn::No,
             doubtful_sync: false,
+            begun: false,
             was_reset: false,
             unfit: false,
             needs: Needs::default(),

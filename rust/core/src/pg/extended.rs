@@ -315,6 +315,10 @@ impl Core {
                     if let Some(server) = self.servers.get_mut(server_id) {
                         server.statements.doubt_all();
                     }
+                    // Later batches know only once it has run.
+                    if let Some(session) = self.session_mut(id) {
+                        session.statements.dropping = session.batch;
+                    }
                 }
                 if verdict.effects != sqlscan::Effects::default() || self.is_opaque_session(id) {
                     match self.before_statement(id, server_id, verdict, run, at, now, sink) {

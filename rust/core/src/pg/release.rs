@@ -39,9 +39,14 @@ impl Core {
             return Verdict::Ended;
         };
         let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
-        if server.owed.front().is_none_or(|owed| !owed.kind.ends_with_ready()) {
+        // A Query is answered with something before its ReadyForQuery.
+        let (begun, doubtful) = (std::mem::take(&mut server.begun), server.doubtful_sync);
+        let is_due = |owed: &Owed| {
+            owed.kind.ends_with_ready() && (begun || !doubtful || owed.kind == Kind::Sync)
+        };
+        if !server.owed.front().is_some_and(is_due) {
             // After an error during COPY IN the server may count a Sync that we took for ignored.
-            if server.doubtful_sync {
+            if doubtful {
                 server.status = status;
                 return Verdict::Forward;
             }
@@ -74,13 +79,7 @@ impl Core {
 
     /// A reset that the client ran has succeeded: the pins whose cause it removed end.
     fn reset_done(&mut self, id: ServerId, reset: sqlscan::Reset, now: Now, sink: &mut dyn Sink) {
-        use sqlscan::Reset;
-        let has_init = !self.config.init_query.is_empty();
-        let Some(server) = self.servers.get_mut(id) else { return };
-        // What init_query set is the server's baseline: it comes back before the next client.
-        let resets = matches!(reset, Reset::DiscardAll | Reset::ResetAll | Reset::Asyncpg);
-        server.needs.init |= has_init && resets;
-        let Some(client_id) = server.client() else { return };
+        let Some(client_id) = self.servers.get(id).and_then(server::Server::client) else { return };
         let Some(client) = self.clients.get_mut(client_id) else { return };
         let Some(session) = client.session.as_deref_mut() else { return };
         let was_pinned = session.pin.is_set();

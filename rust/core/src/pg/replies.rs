@@ -245,6 +245,7 @@ impl Core {
     ) -> Verdict {
         let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
         let Some(owed) = server.owed.front() else { return self.unexpected(id, now, sink) };
+        server.begun = true;
         let swallow = owed.swallow;
         let (fits, ends) = match (head.tag, owed.kind) {
             (tag::PARSE_COMPLETE, Kind::Parse)
@@ -464,6 +465,7 @@ impl Core {
         }
         let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
         server.copy_in = CopyIn::No;
+        server.begun = true;
         if server.doubtful_sync {
             // Whether that Sync was counted cannot be known: nobody else may get this server.
             server.unfit = true;
@@ -586,7 +588,11 @@ impl Core {
     fn note_command(&mut self, id: ServerId, body: &[u8]) {
         let command = backend::command_tag(body);
         let Some(server) = self.servers.get_mut(id) else { return };
-        server.was_reset |= matches!(command, Ok(b"DISCARD ALL" | b"RESET"));
+        if matches!(command, Ok(b"DISCARD ALL" | b"RESET")) {
+            server.was_reset = true;
+            // What init_query set is the server's baseline: it comes back before the next client.
+            server.needs.init |= !self.config.init_query.is_empty();
+        }
         if !matches!(command, Ok(b"DISCARD ALL" | b"DEALLOCATE ALL")) {
             return;
         }

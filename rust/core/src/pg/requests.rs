@@ -196,6 +196,8 @@ impl Core {
         }
         let server_id = match client.server() {
             Some(server_id) => server_id,
+            // There is nothing to flush, and no server is needed to do so.
+            None if head.tag == tag::FLUSH => return self.drop_message(id, head, rest.len()),
             None => match self.borrow(id, now, sink) {
                 Borrow::Linked(server_id) => {
                     run.to = Some(Conn::Server(server_id));
@@ -247,7 +249,7 @@ impl Core {
             // The server would throw it away.
             return self.drop_message(id, head, available);
         }
-        if !server.is_busy() {
+        if !server.is_busy() && head.tag != tag::FLUSH {
             self.request_begins(id, now);
             if self.has_lost_name(id, server_id) {
                 run.flush(at, sink);
