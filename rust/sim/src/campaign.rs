@@ -81,3 +81,9 @@ pub fn run_seeds(from: u64, count: u64, steps: u64, before: impl Fn() + Sync) ->
 pub fn number_from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
+
+/// Plants one defect in the cores that this thread makes, or none.
+#[cfg(feature = "broken")]
+pub fn plant(defect: Option<&'static str>) {
+    proxy_core::broken::plant(defect);
+}
