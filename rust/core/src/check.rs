@@ -25,7 +25,10 @@ impl Core {
                     assert_eq!(back, Some(id), "I2: a server's client has another server");
                 }
                 server::State::Idle => {
-                    assert!(server.is_at_rest(), "I1: a server in the pool is not at rest");
+                    assert!(
+                        server.is_at_rest(),
+                        "I1: a server in the pool is not at rest: {server:?}"
+                    );
                     assert!(!server.unfit && server.stream_left == 0, "I1: unfit in the pool");
                 }
                 _ => {}

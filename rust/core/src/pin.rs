@@ -139,6 +139,8 @@ pub(crate) struct Pin {
     reasons: Reasons,
     /// Whether something ran since the last DISCARD ALL that DISCARD ALL does not undo.
     tainted: bool,
+    /// Reasons that came behind the reset under way: it does not end them.
+    behind_reset: Reasons,
     since: Now,
 }
 
@@ -162,6 +164,7 @@ impl Pin {
 
     /// Adds reasons; gives the first that is new.
     pub(crate) fn add(&mut self, reasons: Reasons, now: Now) -> Option<PinReason> {
+        self.behind_reset.0 |= reasons.0;
         let new = Reasons(reasons.0 & !self.reasons.0);
         if new.is_empty() {
             return None;
@@ -186,6 +189,11 @@ impl Pin {
         self.reasons.0 &= !(1 << reason as u16);
     }
 
+    /// A reset is sent, and none is under way: what comes from here on comes behind it.
+    pub(crate) fn reset_sent(&mut self) {
+        self.behind_reset = Reasons::default();
+    }
+
     /// Takes away the reasons that a successful reset, run outside a transaction, has removed.
     pub(crate) fn reset(&mut self, reset: Reset) {
         let gone = match reset {
@@ -208,7 +216,7 @@ impl Pin {
             Reset::DiscardSequences => Reasons::of(&[PinReason::Sequence]).0,
             Reset::DiscardPlans => 0,
         };
-        self.reasons.0 &= !gone;
+        self.reasons.0 &= !(gone & !self.behind_reset.0);
     }
 }
 
@@ -224,17 +232,30 @@ mod tests {
         let reasons = Reasons::from_effects(Effects::SET_VARIABLE | Effects::TEMP);
         assert_eq!(pin.add(reasons, Now(7)), Some(PinReason::SessionVariable));
         assert_eq!(pin.add(reasons, Now(9)), None);
+        pin.reset_sent();
         pin.reset(Reset::Asyncpg);
         assert!(pin.is_set() && pin.has(PinReason::TemporaryObject));
+        pin.reset_sent();
         pin.reset(Reset::DiscardAll);
         assert!(!pin.is_set() && !pin.is_tainted());
         assert_eq!(pin.since(), Now(7));
     }
 
     #[test]
+    fn a_reset_does_not_end_the_pins_that_come_behind_it() {
+        let mut pin = Pin::default();
+        pin.add(Reasons::from_effects(Effects::LISTEN | Effects::TEMP), Now(0));
+        pin.reset_sent();
+        pin.add(Reasons::from_effects(Effects::LISTEN), Now(0));
+        pin.reset(Reset::DiscardAll);
+        assert!(pin.has(PinReason::Listen) && !pin.has(PinReason::TemporaryObject));
+    }
+
+    #[test]
     fn what_discard_all_does_not_undo_stays() {
         let mut pin = Pin::default();
         pin.add(Reasons::from_effects(Effects::LOAD | Effects::SET_VARIABLE), Now(0));
+        pin.reset_sent();
         pin.reset(Reset::DiscardAll);
         assert!(pin.has(PinReason::Load) && !pin.has(PinReason::SessionVariable));
         assert!(pin.is_tainted());

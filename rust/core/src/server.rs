@@ -177,8 +177,12 @@ impl Server {
         if crate::broken::is("release_rule") {
             return self.owed.readies() == 0;
         }
+        self.status == b'I' && self.is_done()
+    }
+
+    /// The same but for the transaction status.
+    pub(crate) fn is_done(&self) -> bool {
         self.owed.is_empty()
-            && self.status == b'I'
             && !self.owed.is_open()
             && !self.owed.is_skipping()
             && self.copy_in == CopyIn::No

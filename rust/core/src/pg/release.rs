@@ -101,9 +101,7 @@ impl Core {
     ) {
         let Some(server) = self.servers.get(id) else { return };
         match server.state {
-            server::State::Abandoned { .. } if !server.is_busy() => {
-                self.next_task(id, now, sink);
-            }
+            server::State::Abandoned { .. } => self.at_rest(id, now, sink),
             server::State::Linked { client } if server.owed.readies() == 0 => {
                 if server.is_busy() {
                     return self.unstall(client);
@@ -167,12 +165,12 @@ impl Core {
     /// message of the client is half through, nothing of it waits to be sent, and it is not pinned.
     pub(crate) fn at_rest(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get(id) else { return };
-        if !server.is_at_rest() {
-            return;
-        }
         let client_id = match server.state {
-            server::State::Linked { client } => client,
-            server::State::Abandoned { .. } => return self.next_task(id, now, sink),
+            server::State::Linked { client } if server.is_at_rest() => client,
+            // Whatever transaction is open is rolled back first.
+            server::State::Abandoned { .. } if server.is_done() => {
+                return self.next_task(id, now, sink);
+            }
             _ => return,
         };
         let Some(client) = self.clients.get(client_id) else { return };

@@ -309,6 +309,7 @@ impl Core {
             }
             if let Some(reset) = verdict.reset {
                 note = Note::Reset { reset, failed: false };
+                self.reset_sent(id, server_id);
                 if matches!(reset, Reset::DiscardAll | Reset::DeallocateAll) {
                     if let Some(session) = self.session_mut(id) {
                         session.statements.dropping = session.batch;
@@ -456,6 +457,19 @@ impl Core {
     pub(crate) fn stall(&mut self, id: ClientId, sink: &mut dyn Sink) -> Step {
         self.pause_client(id, client::pause::STALLED, true, sink);
         Step::Blocked
+    }
+
+    /// Pins that come from here on come behind the reset that is being sent.
+    fn reset_sent(&mut self, id: ClientId, server_id: ServerId) {
+        let Some(server) = self.servers.get(server_id) else { return };
+        let is_reset = |owed: &Owed| matches!(owed.note, Note::Reset { .. });
+        // With one under way already, what came between the two is kept as well: a pin too many.
+        if server.owed.iter().any(is_reset) {
+            return;
+        }
+        if let Some(session) = self.session_mut(id) {
+            session.pin.reset_sent();
+        }
     }
 
     /// Whether a reset took the server back to its login's `application_name`, which is not the client's.
