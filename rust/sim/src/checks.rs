@@ -51,6 +51,13 @@ impl World {
     pub(crate) fn calm(&mut self) {
         self.stormy = false;
         self.net.note(|| "the calm".to_owned());
+        if self.leave.hostile {
+            // One that has claimed a long message may never end it: nobody is served by waiting.
+            for server in self.servers.iter_mut().filter(|server| !server.ended) {
+                server.ended = true;
+                self.net.wires[server.wire].reset();
+            }
+        }
         for client in &mut self.clients {
             let wire = &mut self.net.wires[client.wire];
             if client.stage == Stage::Over || client.left || client.told_fatal.is_some() {
@@ -88,15 +95,16 @@ impl World {
     }
 
     fn are_servers_at_rest(&self) -> bool {
-        self.servers.iter().all(|server| {
-            let wire = &self.net.wires[server.wire];
-            server.ended && wire.conn.is_none()
-                || server.is_ready()
-                    && server.backend.is_quiet()
-                    && wire.to_peer.is_empty()
-                    && wire.to_core.is_empty()
-                    && wire.conn.is_some()
-        })
+        self.net.connecting.is_empty()
+            && self.servers.iter().all(|server| {
+                let wire = &self.net.wires[server.wire];
+                server.ended && wire.conn.is_none()
+                    || server.is_ready()
+                        && server.backend.is_quiet()
+                        && wire.to_peer.is_empty()
+                        && wire.to_core.is_empty()
+                        && wire.conn.is_some()
+            })
     }
 
     fn run_until(&mut self, what: &str, is_done: impl Fn(&Self) -> bool) {

@@ -62,6 +62,7 @@ impl World {
         let config = &plan.config;
         let leave = Leave {
             hostile: plan.hostile,
+            pipelined: plan.pipelining > 0,
             query_timeout: plan.has_query_timeout(),
             idle_timeout: config.idle_client_timeout_ms > 0,
             idle_transaction_timeout: config.idle_transaction_timeout_ms > 0,

@@ -37,6 +37,8 @@ pub(crate) enum Stage {
 pub(crate) struct Leave {
     /// A server or a connection has broken.
     pub(crate) faults: bool,
+    /// Clients ask before they have been answered.
+    pub(crate) pipelined: bool,
     /// Servers talk nonsense: only whose rows come is checked.
     pub(crate) hostile: bool,
     /// The proxy was asked to stop.
@@ -199,7 +201,7 @@ impl Client {
             wire.to_core.extend(&self.startup);
         }
         while let Some((tag, body)) = take_message(&mut self.buffer)? {
-            if self.told_fatal.is_some() {
+            if self.told_fatal.is_some() && !leave.hostile {
                 return Err(format!("{:?} came behind a FATAL error", char::from(tag)));
             }
             match self.stage {

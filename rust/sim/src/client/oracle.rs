@@ -179,6 +179,10 @@ impl Client {
             return Ok(());
         }
         for (name, value) in &self.shadow.session.reportable() {
+            // What is pipelined behind a reset runs before the proxy can put the name back.
+            if name == "application_name" && self.has_reset && leave.pipelined {
+                continue;
+            }
             if self.told.get(name) != Some(value) {
                 let told = self.told.get(name);
                 return Err(format!("{name} is {value} and the client was told {told:?}"));
