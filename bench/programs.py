@@ -131,8 +131,8 @@ def pyproxy(server: Postgres) -> Iterator[Program]:
         )
         assert front.process is not None
         yield Program("pyproxy", front.port, front.process.pid)
-        maker.stop()
     finally:
+        maker.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -144,7 +144,6 @@ BAD_GREETINGS = {
     "a length of 0": b"R\0\0\0\0",
     "an unknown ready status": AUTHENTICATED + PARAMETERS + KEY + message("Z", b"T"),
     "endless parameters": AUTHENTICATED + PARAMETERS * 2000,
-    "protocol 4": message("v", struct.pack("!II", 0x40000, 0)) + GREETING,
 }
 
 

@@ -419,7 +419,13 @@ impl Core {
             return Verdict::Forward;
         }
         if ours {
-            return Verdict::Swallow;
+            // The answer to our SET. A server may clean or shorten the name: then that is the truth.
+            if session.application_name == name {
+                return Verdict::Swallow;
+            }
+            session.application_name_at_start = std::rc::Rc::clone(&name);
+            session.application_name = name;
+            return Verdict::Forward;
         }
         if !is_reset {
             session.application_name = name;
