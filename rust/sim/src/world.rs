@@ -396,7 +396,10 @@ impl World {
             let found = self.servers.iter().position(|other| {
                 other.pid == pid && other.secret == secret && other.is_ready() && !other.ended
             });
-            let hit = found.is_some_and(|found| self.servers[found].backend.cancel());
+            let hit = found.is_some_and(|found| {
+                let backend = &mut self.servers[found].backend;
+                !backend.is_preparing_native() && backend.cancel()
+            });
             self.net.note(|| format!("server {at} carries a signal to {found:?}: {hit}"));
         }
         let server = &mut self.servers[at];

@@ -101,6 +101,19 @@ impl Core {
         if leaves {
             sink.close(Conn::Client(id));
             self.client_left(id, now, sink);
+        } else {
+            self.expect_no_more(id, now);
+        }
+    }
+
+    /// A client that sends no more is given its answers, for a while: it may have gone for good, and a
+    /// connection that is only half closed looks the same.
+    pub(crate) fn expect_no_more(&mut self, id: ClientId, now: Now) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.eof = true;
+        if client.server().is_some() {
+            let deadline = now.plus_ms(ABANDONED_MS);
+            self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
         }
     }
 
@@ -268,6 +281,11 @@ impl Core {
             return self.end_client(id, &failure, now, sink);
         }
         let Some(client) = self.clients.get_mut(id) else { return };
+        if client.eof {
+            sink.close(Conn::Client(id));
+            self.client_left(id, now, sink);
+            return self.retire(server_id, now, sink);
+        }
         let Some(session) = client.session.as_deref_mut() else { return };
         if std::mem::replace(&mut session.timed_out, true) {
             let failure = Failure::fatal(

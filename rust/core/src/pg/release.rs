@@ -178,6 +178,8 @@ impl Core {
         let stays = client.stream.left > 0
             || !client.held.is_empty()
             || session.pin.is_set()
+            // It has been told that its connection ends: it ends with its server.
+            || session.told_fatal
             || self.is_session_mode();
         if stays {
             return;

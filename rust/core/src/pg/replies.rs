@@ -143,7 +143,9 @@ impl Core {
             head.tag,
             tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::BACKEND_KEY_DATA
         );
-        if must_be_read || is_ours {
+        let is_idle =
+            self.servers.get(id).is_some_and(|server| matches!(server.state, server::State::Idle));
+        if must_be_read || is_ours || is_idle {
             run.flush(at.max(run.start), sink);
             self.server_violation(id, "a message is longer than it may be", now, sink);
             return None;

@@ -220,7 +220,7 @@ impl Core {
             .is_some_and(|server| server.owed.readies() > 0 && !server.owed.is_open());
         if answers_to_come && !client.eof {
             sink.pause_read(Conn::Client(id));
-            client.eof = true;
+            self.expect_no_more(id, now);
         } else if !answers_to_come {
             sink.close(Conn::Client(id));
             self.client_left(id, now, sink);
@@ -486,7 +486,9 @@ impl Core {
     fn request_begins(&mut self, id: ClientId, now: Now) {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.since = now;
-        if self.config.query_timeout_ms == 0 {
+        if client.eof {
+            self.expect_no_more(id, now);
+        } else if self.config.query_timeout_ms == 0 {
             client.timer.clear();
         } else {
             let deadline = now.plus_ms(self.config.query_timeout_ms);
