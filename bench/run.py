@@ -25,11 +25,12 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.measure import Sample, idle_client_bytes, pgbench, pgbench_program
+from bench.measure import IDLE_CLIENTS, Sample, idle_client_bytes, pgbench, pgbench_program
 from bench.programs import Program, floor, pgbouncer, pyproxy
 from tests.fix_postgres import Postgres, Servers
 
 RESULTS = Path(__file__).resolve().parents[1] / "bench-results"
+IDLE_QUICK = 1000
 BIG_SQL = "SELECT repeat('x', 1000) FROM generate_series(1, 20000);\n"
 
 
@@ -127,13 +128,17 @@ def cpu_row(row: Row, samples: dict[str, list[Sample]]) -> dict[str, object]:
     }
 
 
-def idle_row(row: Row, programs: list[Program], clients: int) -> dict[str, object]:
-    """Measure and sum up the row of idle clients."""
-    used = {
-        one.name: idle_client_bytes(one.port, one.pid, clients)
-        for one in programs
-        if one.name == "pyproxy" or one.name.startswith("PgBouncer")
-    }
+def idle_row(
+    row: Row, server: Postgres, programs: list[Program], clients: int
+) -> dict[str, object]:
+    """Measure and sum up the row of idle clients, on programs that were just started.
+
+    What an earlier row left in a program's heap would hide what a client costs.
+    """
+    used = {}
+    for start in (pgbouncer, pyproxy):
+        with start(server) as fresh:
+            used[fresh.name] = idle_client_bytes(fresh.port, fresh.pid, clients)
     peer = next(name for name in used if name.startswith("PgBouncer"))
     return {
         "name": row.name,
@@ -187,12 +192,16 @@ def main() -> None:
                 if row.arguments:
                     rows.append(cpu_row(row, measure(row, programs, program, big, given)))
                 else:
-                    rows.append(idle_row(row, programs, 1000 if given.quick else 5000))
+                    rows.append(
+                        idle_row(row, server, programs, IDLE_QUICK if given.quick else IDLE_CLIENTS)
+                    )
     finally:
         servers.stop()
         shutil.rmtree(scratch, ignore_errors=True)
     print(table(rows, [one.name for one in programs]))
     print(f"\nMedians of {given.rounds} rounds of {given.seconds} s, one worker, 20 servers.")
+    if given.quick:
+        print(f"A quick look: {IDLE_QUICK} idle clients; one short round says little.")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "latest.json").write_text(json.dumps(rows, indent=2) + "\n")
 

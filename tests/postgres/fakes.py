@@ -121,21 +121,15 @@ class FakeServer(Listener):
     """
 
     def __init__(
-        self,
-        *,
-        greeting: bytes = GREETING,
-        bad: bytes = b"",
-        hangs_up: bool = True,
-        first: bytes = b"",
+        self, *, greeting: bytes = GREETING, bad: bytes = b"", hangs_up: bool = True
     ) -> None:
         """Set what is sent when."""
         super().__init__()
-        self.greeting, self.bad, self.hangs_up, self.first = greeting, bad, hangs_up, first
+        self.greeting, self.bad, self.hangs_up = greeting, bad, hangs_up
 
     def serve(self, connection: socket.socket) -> None:
         """Greet, then answer queries."""
         wire = Wire(connection, wait_s=60)
-        wire.send(self.first)
         size = struct.unpack("!I", wire.exactly(4))[0]
         wire.exactly(size - 4)
         wire.send(self.greeting)

@@ -22,7 +22,6 @@ from tests.fix_postgres import Postgres, wait_until
 from tests.fix_proxy import Proxy
 from tests.postgres.fakes import (
     AUTHENTICATED,
-    GREETING,
     KEY,
     PARAMETERS,
     READY,
@@ -165,16 +164,6 @@ def test_t48_a_server_without_a_key_serves_and_cannot_be_cancelled(proxy: Maker)
         front = proxy(server, auth=GUEST)
         with front.wire("guest") as client:
             assert client.value("works") == "works"
-        front.stop()
-
-
-def test_t48_a_server_that_talks_before_it_is_asked_is_refused(proxy: Maker) -> None:
-    """Bytes before the start-up belong to nobody."""
-    with FakeServer(first=GREETING, greeting=b"") as server:
-        pool = {"connection_borrow_timeout": "1s", "connect_timeout": "1s"}
-        front = proxy(server, auth=APP, pool=pool)
-        with unharmed(front):
-            front.refusal("app")
         front.stop()
 
 
