@@ -1,7 +1,7 @@
 //! Planted defects: proof that the simulator finds what it is there to find.
 //!
-//! Only a build with the feature `broken` can switch one on; elsewhere the question is a constant `false`
-//! and costs nothing.
+//! Only a build with the feature `broken` can switch one on; elsewhere the question is a constant
+//! `false` and costs nothing.
 
 #[cfg(feature = "broken")]
 mod planted {

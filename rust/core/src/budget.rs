@@ -1,8 +1,8 @@
 //! The budget: how many server connections the target's pools may hold together (I4).
 //!
-//! A permit is taken before a connect and given back after the server's end has been seen. This is the
-//! ledger of one worker; the host-wide ledger in shared memory takes this module's place.
-//! Next on the path: `pool.rs`.
+//! A permit is taken before a connect and given back after the server's end has been seen. This is
+//! the ledger of one worker; the host-wide ledger in shared memory takes this module's place. Next
+//! on the path: `pool.rs`.
 
 use crate::config::BudgetLimit;
 use crate::limits::BUDGET_REREAD_MS;

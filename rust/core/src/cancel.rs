@@ -1,10 +1,11 @@
 //! Cancel: whose query a CancelRequest means, and its way to the server.
 //!
-//! A client's key is a random number and a secret of this worker's own; the server's key never leaves the
-//! proxy. A request is forwarded only while *that client's* request runs on a server, and the server is
-//! held back from everybody else until the cancel's connection has ended: PostgreSQL closes it after the
-//! signal was sent, and a signal that arrives while a backend is idle does nothing. So a cancel never hits
-//! another client's query. Next on the path: `lending.rs`.
+//! A client's key is a random number and a secret of this worker's own; the server's key never
+//! leaves the proxy. A request is forwarded only while *that client's* request runs on a server,
+//! and the server is held back from everybody else until the cancel's connection has ended:
+//! PostgreSQL closes it after the signal was sent, and a signal that arrives while a backend is
+//! idle does nothing. So a cancel never hits another client's query. Next on the path:
+//! `lending.rs`.
 
 use pgwire::write;
 
@@ -132,8 +133,8 @@ impl Core {
         sink.send_own(Conn::Canceller(id), &self.scratch);
     }
 
-    /// A cancel's connection has ended. `acted` is false if it ran into its deadline: its signal may then
-    /// come at any time, and the server must serve nobody else.
+    /// A cancel's connection has ended. `acted` is false if it ran into its deadline: its signal
+    /// may then come at any time, and the server must serve nobody else.
     pub(crate) fn cancel_done(
         &mut self,
         id: CancellerId,

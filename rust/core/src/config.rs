@@ -25,7 +25,8 @@ pub enum BudgetLimit {
 /// How a client proves who it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClientAuth {
-    /// No proof; Python allows it only on loopback and Unix listeners, and the core checks the peer again.
+    /// No proof; Python allows it only on loopback and Unix listeners, and the core checks the peer
+    /// again.
     Trust,
     /// SCRAM-SHA-256 against a stored verifier (`SCRAM-SHA-256$…`).
     Scram(auth::Verifier),

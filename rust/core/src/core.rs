@@ -1,8 +1,9 @@
 //! The multiplexer's entry points: what the engine calls, and in which order things are settled.
 //!
-//! Each `handle_*` call deals with one input, then with the clients whose turn has come through it, and
-//! leaves a consistent whole (`check_invariants`). An id that has ended is ignored. Not here: the
-//! protocol (`pg/`), who gets a server (`lending.rs`). Next on the path: `client.rs`, `pg/requests.rs`.
+//! Each `handle_*` call deals with one input, then with the clients whose turn has come through it,
+//! and leaves a consistent whole (`check_invariants`). An id that has ended is ignored. Not here:
+//! the protocol (`pg/`), who gets a server (`lending.rs`). Next on the path: `client.rs`,
+//! `pg/requests.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,7 +25,8 @@ use crate::sink::{Chunk, Gone, Now, Peer, Sink};
 use crate::stats::Stats;
 use crate::timer::{Owner, Wheel};
 
-/// SCRAM keys of one server login, made off the loop and kept so that a login storm costs no PBKDF2.
+/// SCRAM keys of one server login, made off the loop and kept so that a login storm costs no
+/// PBKDF2.
 #[derive(Debug)]
 pub(crate) struct ServerKeys {
     pub(crate) salt: Vec<u8>,
@@ -71,8 +73,8 @@ pub struct Core {
 impl Core {
     /// Builds a multiplexer for one proxy.
     ///
-    /// `seed` must come from the operating system's random source: cancel keys and SCRAM nonces are drawn
-    /// from it. The same seed and the same inputs give the same effects.
+    /// `seed` must come from the operating system's random source: cancel keys and SCRAM nonces are
+    /// drawn from it. The same seed and the same inputs give the same effects.
     #[must_use]
     pub fn new(config: Config, seed: [u8; 32], now: Now) -> Self {
         let mut rng = Drbg::new(seed);
@@ -201,7 +203,8 @@ impl Core {
         self.settle(now, sink);
     }
 
-    /// What is queued towards a connection passed the engine's upper mark: the other side is paused.
+    /// What is queued towards a connection passed the engine's upper mark: the other side is
+    /// paused.
     pub fn handle_congested(&mut self, conn: Conn, now: Now, sink: &mut dyn Sink) {
         self.set_congested(conn, true, sink);
         self.settle(now, sink);
@@ -431,7 +434,8 @@ impl Core {
         debug_assert_eq!(failure.severity, Severity::Fatal);
         let Some(client) = self.clients.get(id) else { return };
         let session = client.session.as_deref();
-        // Inside a half-sent reply, or behind a FATAL, another error would be no message at all (I8).
+        // Inside a half-sent reply, or behind a FATAL, another error would be no message at all
+        // (I8).
         if session.is_none_or(|session| !session.mid_reply && !session.told_fatal) {
             self.scratch.clear();
             failure.write(&mut self.scratch);

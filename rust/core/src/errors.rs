@@ -1,7 +1,7 @@
 //! The errors that the proxy itself sends to clients: text, SQLSTATE, detail and hint.
 //!
-//! Where applications match on RDS Proxy's wording, its words come first. Only fields that PostgreSQL's
-//! protocol has are used (Error and Notice Message Fields). Next on the path: `pg/`.
+//! Where applications match on RDS Proxy's wording, its words come first. Only fields that
+//! PostgreSQL's protocol has are used (Error and Notice Message Fields). Next on the path: `pg/`.
 
 use pgwire::write;
 

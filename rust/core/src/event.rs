@@ -1,6 +1,7 @@
 //! What the core tells Python: facts for the log, and the one question it asks (server keys).
 //!
-//! Events never carry SQL text, parameters or secrets (I9). Next on the path: the engine's event ring.
+//! Events never carry SQL text, parameters or secrets (I9). Next on the path: the engine's event
+//! ring.
 
 use crate::pin::PinReason;
 use crate::sink::Peer;
@@ -21,7 +22,8 @@ pub enum Level {
 /// One event; `kind()` names it in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A client could not log in. `reason` is for the log only: it may say more than the client was told.
+    /// A client could not log in. `reason` is for the log only: it may say more than the client was
+    /// told.
     LoginFailed {
         /// Where the client came from.
         peer: Peer,

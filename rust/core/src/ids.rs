@@ -1,12 +1,13 @@
 //! Newtyped, generational ids, and the slab that hands them out.
 //!
-//! A stale id (of a connection that has ended) never reaches the connection that took its place: the
-//! generation differs and the look-up gives nothing. Next on the path: `core.rs`.
+//! A stale id (of a connection that has ended) never reaches the connection that took its place:
+//! the generation differs and the look-up gives nothing. Next on the path: `core.rs`.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-/// A generational index into a [`Slab`]; `T` is a marker type, so ids of different things do not mix.
+/// A generational index into a [`Slab`]; `T` is a marker type, so ids of different things do not
+/// mix.
 pub struct Id<T> {
     index: u32,
     generation: u32,

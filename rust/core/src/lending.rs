@@ -1,9 +1,9 @@
 //! Lending: who gets which server, when one is opened, and when one is closed.
 //!
-//! A client that needs a server gets an idle one, or waits first in, first out (I5); whoever returns a
-//! server hands it straight to the oldest waiter. Connections are opened while there are waiters and
-//! permits, two at a time a pool; a pool without permits takes the least recently used idle server of
-//! another pool. Next on the path: `server.rs`, `pg/replies.rs`.
+//! A client that needs a server gets an idle one, or waits first in, first out (I5); whoever
+//! returns a server hands it straight to the oldest waiter. Connections are opened while there are
+//! waiters and permits, two at a time a pool; a pool without permits takes the least recently used
+//! idle server of another pool. Next on the path: `server.rs`, `pg/replies.rs`.
 
 use std::rc::Rc;
 
@@ -18,7 +18,8 @@ use crate::server::{self, Server, Task};
 use crate::sink::{Now, Sink};
 use crate::timer::{NEVER, Owner};
 
-/// A pool whose oldest waiter has waited this much longer than another pool's gets that pool's server.
+/// A pool whose oldest waiter has waited this much longer than another pool's gets that pool's
+/// server.
 const TICKETS_OVERTAKEN_MAX: u64 = 64;
 
 /// What came of asking for a server.
@@ -91,8 +92,8 @@ impl Core {
         let Some(pool) = self.pools.get(pool_id) else { return failure };
         let busy = pool.servers as usize - pool.idle.len() - pool.connecting as usize;
         let mut detail = format!(
-            "Pool {} of proxy {}: {} of {} server connections in use, {busy} by this pool, {} clients \
-             waiting; waited {waited_ms} ms of connection_borrow_timeout {} ms.",
+            "Pool {} of proxy {}: {} of {} server connections in use, {busy} by this pool, \
+             {} clients waiting; waited {waited_ms} ms of connection_borrow_timeout {} ms.",
             pool.name,
             self.config.name,
             self.budget.held(),
@@ -164,7 +165,8 @@ impl Core {
         self.pause_server(server_id, server::pause::PEER, false, sink);
     }
 
-    /// A server that nobody uses and that needs no more work: to the oldest waiter, or to the idle ones.
+    /// A server that nobody uses and that needs no more work: to the oldest waiter, or to the idle
+    /// ones.
     pub(crate) fn give_back(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get_mut(server_id) else { return };
         let pool_id = server.pool;
@@ -209,8 +211,8 @@ impl Core {
         self.trim_idle(pool_id, now);
     }
 
-    /// With more idle servers than are to be kept, the least recently used one of this pool ends soon,
-    /// unless it is needed before.
+    /// With more idle servers than are to be kept, the least recently used one of this pool ends
+    /// soon, unless it is needed before.
     pub(crate) fn trim_idle(&mut self, pool_id: PoolId, now: Now) {
         let percent = usize::from(self.config.max_idle_percent);
         let idle_max = self.budget.allowed() as usize * percent / 100;
@@ -325,7 +327,8 @@ impl Core {
         true
     }
 
-    /// No permit is free: take the least recently used idle server of another pool, or remember the need.
+    /// No permit is free: take the least recently used idle server of another pool, or remember the
+    /// need.
     fn starve(&mut self, pool_id: PoolId, now: Now, sink: &mut dyn Sink) {
         if !self.hungry.contains(&pool_id) {
             self.hungry.push(pool_id);

@@ -1,9 +1,10 @@
 //! The sans-I/O multiplexer: clients, servers, pools, budget, pins, statements, cancel and timers.
 //!
-//! It owns no socket, clock, thread or randomness: bytes, time and a seed are arguments, and what is to
-//! be done comes out through a [`sink::Sink`]. Files, in the order in which a query meets them:
-//! `core` (entry points) → `client` → `pg/requests`, `pg/extended` → `pin`, `params`, `prepared` →
-//! `pool`, `budget`, `lending` → `server` → `pg/replies`, `owed` → `pg/release` → `stats`.
+//! It owns no socket, clock, thread or randomness: bytes, time and a seed are arguments, and what
+//! is to be done comes out through a [`sink::Sink`]. Files, in the order in which a query meets
+//! them: `core` (entry points) → `client` → `pg/requests`, `pg/extended` → `pin`, `params`,
+//! `prepared` → `pool`, `budget`, `lending` → `server` → `pg/replies`, `owed` → `pg/release` →
+//! `stats`.
 
 pub mod broken;
 mod budget;

@@ -1,8 +1,10 @@
-//! Every limit of the core, with unit and reason. Nothing a peer sends makes a queue or a buffer pass one.
+//! Every limit of the core, with unit and reason. Nothing a peer sends makes a queue or a buffer
+//! pass one.
 
 /// Bytes of a start-up packet: PostgreSQL's own MAX_STARTUP_PACKET_LENGTH.
 pub const STARTUP_BYTES_MAX: usize = 10_000;
-/// Bytes of a password or SASL message: room for the longest tokens in use (64 KiB) with their head.
+/// Bytes of a password or SASL message: room for the longest tokens in use (64 KiB) with their
+/// head.
 pub const PASSWORD_BYTES_MAX: usize = 65_536 + 64;
 /// Bytes of a message that must be looked at whole (Parse, Describe, Close, …, a Bind's two names).
 /// A longer Parse or Query is streamed and, if it leaves state behind, pins.
@@ -25,23 +27,26 @@ pub const BACKOFF_MAX_MS: u64 = 5_000;
 pub const HOUSEKEEPING_TIMEOUT_MS: u64 = 5_000;
 /// Longest time a CancelRequest's connection may take, in milliseconds.
 pub const CANCEL_TIMEOUT_MS: u64 = 10_000;
-/// An idle server beyond `max_idle_connections_percent` is closed when it has not been needed for this
-/// long, in milliseconds: closing at once would open the same connection again with the next burst.
+/// An idle server beyond `max_idle_connections_percent` is closed when it has not been needed for
+/// this long, in milliseconds: closing at once would open the same connection again with the next
+/// burst.
 pub const EXCESS_IDLE_MS: u64 = 5_000;
 /// CancelRequests forwarded at a time; more are dropped, as a busy server would.
 pub const CANCELLERS_MAX: usize = 256;
 /// Replies owed by one server; a client that pipelines more is not read until some have come.
 pub const REPLIES_MAX: usize = 4_096;
-/// Bytes of replies to a departed client that are read and thrown away before its query is cancelled.
+/// Bytes of replies to a departed client that are read and thrown away before its query is
+/// cancelled.
 pub const ABANDONED_BYTES_MAX: u64 = 65_536;
 /// How long the work of a departed client may go on before it is cancelled, in milliseconds.
 pub const ABANDONED_MS: u64 = 5_000;
-/// Pools (database, user, start-up parameters) a worker keeps; an authenticated client that varies its
-/// start-up parameters without end gets an error beyond.
+/// Pools (database, user, start-up parameters) a worker keeps; an authenticated client that varies
+/// its start-up parameters without end gets an error beyond.
 pub const POOLS_MAX: usize = 10_000;
 /// How long the target's `max_connections` is trusted before the next server login reads it again.
 pub const BUDGET_REREAD_MS: u64 = 30_000;
-/// A query cancelled by `query_timeout` that still runs after this ends its client, in milliseconds.
+/// A query cancelled by `query_timeout` that still runs after this ends its client, in
+/// milliseconds.
 pub const CANCEL_GRACE_MS: u64 = 5_000;
 /// How long the end of a connection that was told to end is awaited, in milliseconds.
 pub const CLOSING_MS: u64 = 5_000;

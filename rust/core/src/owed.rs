@@ -1,9 +1,9 @@
 //! The reply queue of a server: what it still owes, in the order in which it will answer.
 //!
-//! Each entry says which reply ends it and whether the client sees that reply. An error inside an extended
-//! batch makes the server skip to the next Sync; the entries it skips are taken out here, too, and the
-//! changes that their messages would have made to statement names are undone, last first.
-//! Next on the path: `pg/replies.rs`.
+//! Each entry says which reply ends it and whether the client sees that reply. An error inside an
+//! extended batch makes the server skip to the next Sync; the entries it skips are taken out here,
+//! too, and the changes that their messages would have made to statement names are undone, last
+//! first. Next on the path: `pg/replies.rs`.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -170,6 +170,27 @@ impl Queue {
         let dropped = before - self.entries.len();
         self.readies -= dropped;
         dropped
+    }
+
+    /// Whether a request on its way drops or replaces the unnamed statement: then its fate lies
+    /// there. If that one fails as well, it goes back to these.
+    pub(crate) fn is_unnamed_settled_later(
+        &mut self,
+        had: &Option<Rc<Statement>>,
+        server_had: u64,
+    ) -> bool {
+        for owed in &mut self.entries {
+            match &mut owed.note {
+                Note::Unnamed { client, server } => {
+                    client.clone_from(had);
+                    *server = server_had;
+                    return true;
+                }
+                _ if owed.kind == Kind::Query => return true,
+                _ => {}
+            }
+        }
+        false
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -1,10 +1,10 @@
 //! Parameters: what a client asked for at start-up, and what servers report (ParameterStatus).
 //!
 //! Start-up parameters cannot be changed after login, so they are part of a pool's key; only
-//! `application_name` rides along with the client's next request. Reported values are kept as shared,
-//! immutable sets: a client holds the set it was told, a server the set it has; where the two differ when
-//! a client gets a server, the client is told the difference (it is never told a value that is not true).
-//! Next on the path: `pool.rs`.
+//! `application_name` rides along with the client's next request. Reported values are kept as
+//! shared, immutable sets: a client holds the set it was told, a server the set it has; where the
+//! two differ when a client gets a server, the client is told the difference (it is never told a
+//! value that is not true). Next on the path: `pool.rs`.
 
 use std::rc::Rc;
 
@@ -16,11 +16,13 @@ pub(crate) const APPLICATION_NAME: &[u8] = b"application_name";
 /// A parameter's name and value.
 pub(crate) type Parameter = (Box<[u8]>, Box<[u8]>);
 
-/// Start-up parameters that decide the pool, in the client's order, as they stand in the start-up packet.
+/// Start-up parameters that decide the pool, in the client's order, as they stand in the start-up
+/// packet.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) struct StartupParams(pub(crate) Vec<Parameter>);
 
-/// Encodings whose second bytes may be quotes' or backslashes' neighbours: text in them cannot be judged.
+/// Encodings whose second bytes may be quotes' or backslashes' neighbours: text in them cannot be
+/// judged.
 const OPAQUE_ENCODINGS: [&[u8]; 8] =
     [b"sjis", b"big5", b"gbk", b"uhc", b"gb18030", b"johab", b"shift", b"windows9"];
 
@@ -57,7 +59,8 @@ fn is_opaque_encoding(value: &[u8]) -> bool {
         || [&b"mskanji"[..], b"win932", b"win936", b"win949", b"win950"].contains(&&*plain)
 }
 
-/// Reported parameters without `application_name`, in the order in which the server first told them.
+/// Reported parameters without `application_name`, in the order in which the server first told
+/// them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct ParamSet(Vec<Parameter>);
 

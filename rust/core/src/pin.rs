@@ -1,8 +1,9 @@
 //! Pins: why a client keeps its server beyond the end of a transaction, and what ends that.
 //!
-//! Until a statement's effect is tracked and replayed, whatever may change session state pins its client
-//! with a reason. A reset that the client runs ends the pins whose cause it removes. What `DISCARD ALL`
-//! does not remove makes the server unfit for anybody else: it is closed. Next on the path: `pool.rs`.
+//! Until a statement's effect is tracked and replayed, whatever may change session state pins its
+//! client with a reason. A reset that the client runs ends the pins whose cause it removes. What
+//! `DISCARD ALL` does not remove makes the server unfit for anybody else: it is closed. Next on the
+//! path: `pool.rs`.
 
 use sqlscan::{Effects, Reset};
 

@@ -85,8 +85,8 @@ impl Pool {
         self.waiting += 1;
     }
 
-    /// A waiter left the queue by itself; its entry is passed over when its turn comes. `is_live` tells
-    /// which entries still wait, for the case that the stale ones pile up.
+    /// A waiter left the queue by itself; its entry is passed over when its turn comes. `is_live`
+    /// tells which entries still wait, for the case that the stale ones pile up.
     pub(crate) fn forget_waiter(&mut self, is_live: impl Fn(u64, ClientId) -> bool) {
         self.waiting -= 1;
         if self.waiters.len() > 2 * self.waiting as usize + 64 {

@@ -1,9 +1,9 @@
 //! Prepared statements: one shared copy of each statement, and what is prepared on a server.
 //!
-//! A statement's key is its text and its parameter types, compared in full. The pool (database, user,
-//! start-up parameters) is the rest of the key: each pool has its own [`Statements`]. A client's name maps
-//! to a shared statement; a server holds it under a name of ours that is unique on the host.
-//! Next on the path: `pg/extended.rs`.
+//! A statement's key is its text and its parameter types, compared in full. The pool (database,
+//! user, start-up parameters) is the rest of the key: each pool has its own [`Statements`]. A
+//! client's name maps to a shared statement; a server holds it under a name of ours that is unique
+//! on the host. Next on the path: `pg/extended.rs`.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -115,7 +115,8 @@ pub(crate) struct ClientStatements {
     pub(crate) named: BTreeMap<Box<[u8]>, Named>,
     /// Names that were closed or dropped by a batch not yet confirmed: a later batch waits.
     pub(crate) closed: BTreeMap<Box<[u8]>, u64>,
-    /// The batch whose query drops all names and has not been confirmed; 0 = none. Names wait for it.
+    /// The batch whose query drops all names and has not been confirmed; 0 = none. Names wait for
+    /// it.
     pub(crate) dropping: u64,
     pub(crate) unnamed: Option<Rc<Statement>>,
     /// As in [`Named`].
@@ -195,8 +196,8 @@ impl ServerStatements {
         self.in_doubt = false;
     }
 
-    /// A statement that drops all names was sent inside a batch: whether it runs shows too late for what
-    /// follows it there.
+    /// A statement that drops all names was sent inside a batch: whether it runs shows too late for
+    /// what follows it there.
     pub(crate) fn doubt_all(&mut self) {
         self.forget_confirmed();
         self.in_doubt = true;
@@ -216,8 +217,8 @@ impl ServerStatements {
         self.clock
     }
 
-    /// Takes out the least recently used statement that is confirmed and was not used since `mark`, if
-    /// more than `max` are held. The caller sends its Close.
+    /// Takes out the least recently used statement that is confirmed and was not used since `mark`,
+    /// if more than `max` are held. The caller sends its Close.
     pub(crate) fn evict(&mut self, max: usize, mark: u64) -> Option<Rc<Statement>> {
         if self.kept.len() <= max {
             return None;
@@ -236,10 +237,12 @@ impl ServerStatements {
     }
 }
 
-/// The prefix of the names under which servers hold our statements; no client's name passes with it.
+/// The prefix of the names under which servers hold our statements; no client's name passes with
+/// it.
 pub(crate) const NAME_PREFIX: &[u8] = b"_pyproxy_";
 
-/// A name that no server ever holds: a Close of it succeeds and a Bind of it fails, as the client expects.
+/// A name that no server ever holds: a Close of it succeeds and a Bind of it fails, as the client
+/// expects.
 pub(crate) const NO_SUCH_NAME: &[u8] = b"_pyproxy_none";
 
 /// The name of a statement on every server of this host that holds it.

@@ -170,8 +170,9 @@ impl Server {
         !self.owed.is_empty() || self.owed.is_open() || self.copy_in != CopyIn::No
     }
 
-    /// The server's half of the release rule (I1): all ReadyForQuery have come, the last one says idle, no
-    /// COPY is open, no batch waits for its Sync, no reply is half through, no cancel is on its way.
+    /// The server's half of the release rule (I1): all ReadyForQuery have come, the last one says
+    /// idle, no COPY is open, no batch waits for its Sync, no reply is half through, no cancel is
+    /// on its way.
     #[inline]
     pub(crate) fn is_at_rest(&self) -> bool {
         if crate::broken::is("release_rule") {

@@ -1,8 +1,8 @@
 //! The seam to the engine: the bytes that come in and the effects that go out.
 //!
-//! The core never touches a socket. Each `handle_*` call gets a `&mut dyn Sink` and calls its methods;
-//! the engine (epoll or io_uring) or the simulator carries them out in the order they were made.
-//! Next on the path: `core.rs`.
+//! The core never touches a socket. Each `handle_*` call gets a `&mut dyn Sink` and calls its
+//! methods; the engine (epoll or io_uring) or the simulator carries them out in the order they were
+//! made. Next on the path: `core.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -74,25 +74,28 @@ pub enum Gone {
 
 /// What the core asks of the engine. Calls are made in the order in which they must take effect.
 pub trait Sink {
-    /// Sends a range of the chunk that is being handled. The driver merges sends to one connection made
-    /// during one `handle_*` call into one system call, and copies only what the socket does not take.
+    /// Sends a range of the chunk that is being handled. The driver merges sends to one connection
+    /// made during one `handle_*` call into one system call, and copies only what the socket does
+    /// not take.
     fn send(&mut self, to: Conn, chunk: ChunkId, range: Range<usize>);
 
     /// Sends bytes of the core's own; the driver copies them.
     fn send_own(&mut self, to: Conn, bytes: &[u8]);
 
-    /// Opens a connection for this id; ends in `handle_server_connected` / `handle_canceller_connected`
-    /// or in `…_gone`.
+    /// Opens a connection for this id; ends in `handle_server_connected` /
+    /// `handle_canceller_connected` or in `…_gone`.
     fn connect(&mut self, conn: Conn, address: &Address);
 
-    /// Ends a connection: what was sent before is still delivered (for a bounded time), nothing more is
-    /// read, and no call about this id reaches the core again. The id may be reused at once.
+    /// Ends a connection: what was sent before is still delivered (for a bounded time), nothing
+    /// more is read, and no call about this id reaches the core again. The id may be reused at
+    /// once.
     fn close(&mut self, conn: Conn);
 
     /// Sends FIN after what was sent before; reading goes on until the peer ends, too.
     fn shutdown(&mut self, conn: Conn);
 
-    /// Stops reading from a connection: no more bytes and no `eof` until resumed (a reset is still told).
+    /// Stops reading from a connection: no more bytes and no `eof` until resumed (a reset is still
+    /// told).
     fn pause_read(&mut self, conn: Conn);
 
     /// Reads again after [`Sink::pause_read`].

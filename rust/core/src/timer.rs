@@ -1,8 +1,9 @@
 //! A coarse timer wheel: one armed entry a session, checked against the session's real deadline.
 //!
-//! Arming is lazy. A session keeps its true deadline; the wheel only promises to look at the session no
-//! later than that. Moving a deadline further away (every query does) costs one store and no wheel work:
-//! the entry fires early, finds the true deadline and is put back. Next on the path: `core.rs`.
+//! Arming is lazy. A session keeps its true deadline; the wheel only promises to look at the
+//! session no later than that. Moving a deadline further away (every query does) costs one store
+//! and no wheel work: the entry fires early, finds the true deadline and is put back. Next on the
+//! path: `core.rs`.
 
 use crate::ids::{CancellerId, ClientId, ServerId};
 use crate::pool::PoolId;
@@ -73,7 +74,8 @@ impl Wheel {
         }
     }
 
-    /// Sets a session's deadline. Cheap if the session is armed already and the deadline moved away.
+    /// Sets a session's deadline. Cheap if the session is armed already and the deadline moved
+    /// away.
     #[inline]
     pub(crate) fn set(&mut self, timer: &mut Timer, owner: Owner, deadline: Now) {
         timer.deadline = deadline;
@@ -97,8 +99,8 @@ impl Wheel {
         self.entries += 1;
     }
 
-    /// Whether an entry taken by [`Wheel::take_due`] means that the session's deadline has passed. If the
-    /// deadline lies ahead, the session is armed again.
+    /// Whether an entry taken by [`Wheel::take_due`] means that the session's deadline has passed.
+    /// If the deadline lies ahead, the session is armed again.
     pub(crate) fn fired(&mut self, timer: &mut Timer, owner: Owner, tick: u64, now: Now) -> bool {
         if timer.armed != tick {
             return false;

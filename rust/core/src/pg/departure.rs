@@ -1,8 +1,8 @@
 //! Departures: clients that leave, servers that go, and deadlines that pass.
 //!
-//! A client may end anywhere; its server is then rolled back, reset or closed, never lent as it is. A
-//! request that was sent whole runs to its end, as it would on a direct connection. A server may end
-//! anywhere; its client hears of it once. Next on the path: `lending.rs`.
+//! A client may end anywhere; its server is then rolled back, reset or closed, never lent as it is.
+//! A request that was sent whole runs to its end, as it would on a direct connection. A server may
+//! end anywhere; its client hears of it once. Next on the path: `lending.rs`.
 
 use crate::client;
 use crate::core::Core;
@@ -106,8 +106,8 @@ impl Core {
         }
     }
 
-    /// A client that sends no more is given its answers, for a while: it may have gone for good, and a
-    /// connection that is only half closed looks the same.
+    /// A client that sends no more is given its answers, for a while: it may have gone for good,
+    /// and a connection that is only half closed looks the same.
     pub(crate) fn expect_no_more(&mut self, id: ClientId, now: Now) {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.eof = true;
@@ -154,7 +154,8 @@ impl Core {
         let client = self.servers.get(id).and_then(|server| server.client());
         if let Some(client_id) = client {
             self.unlink(client_id, id, sink);
-            // Part of a reply may be kept back or half sent: then only the end of the connection is left.
+            // Part of a reply may be kept back or half sent: then only the end of the connection is
+            // left.
             let half_sent = self
                 .servers
                 .get(id)

@@ -1,17 +1,17 @@
 //! The extended protocol: whose statement a name means, and what the server calls it.
 //!
-//! A client's names are its own; on servers a statement has a name that is unique on the host, so that
-//! clients share it. A Parse of a statement that the server holds is answered in its place in the reply
-//! queue. What depends on an earlier batch that the server has not confirmed waits for that batch's
-//! ReadyForQuery (I2): guessing there would run another statement than the client means.
-//! Next on the path: `statements.rs`.
+//! A client's names are its own; on servers a statement has a name that is unique on the host, so
+//! that clients share it. A Parse of a statement that the server holds is answered in its place in
+//! the reply queue. What depends on an earlier batch that the server has not confirmed waits for
+//! that batch's ReadyForQuery (I2): guessing there would run another statement than the client
+//! means. Next on the path: `statements.rs`.
 
 use std::rc::Rc;
 
 use pgwire::frame::{HEAD_BYTES, Head};
 use pgwire::frontend::{BindNames, Named as NamedMessage, Parse};
 use pgwire::write;
-use sqlscan::{Class, Reset, Scanner};
+use sqlscan::{Class, Reset, Scanner, Verdict};
 
 use super::input::Run;
 use super::requests::Step;
@@ -28,7 +28,8 @@ use crate::sink::{Now, Sink};
 /// What a client's name means right now.
 pub(crate) enum Meaning {
     Statement(Rc<Statement>),
-    /// The name is as the client says it: it does not exist, or the server holds it under this name.
+    /// The name is as the client says it: it does not exist, or the server holds it under this
+    /// name.
     AsItIs,
     /// An earlier batch that touches the name has not been confirmed.
     Unconfirmed,
@@ -166,8 +167,8 @@ impl Core {
         Self::replaced(head)
     }
 
-    /// A name that exists: PostgreSQL refuses it (42P05), and so does the server, because the Parse goes to
-    /// it under the name that the statement has there.
+    /// A name that exists: PostgreSQL refuses it (42P05), and so does the server, because the Parse
+    /// goes to it under the name that the statement has there.
     #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     fn parse_duplicate(
         &mut self,
@@ -309,22 +310,9 @@ impl Core {
             }
             Meaning::AsItIs => None,
             Meaning::Statement(statement) => {
-                let verdict = statement.verdict;
-                if matches!(verdict.reset, Some(Reset::DeallocateAll | Reset::DiscardAll)) {
-                    // What follows in this batch must not count on what the server holds now.
-                    if let Some(server) = self.servers.get_mut(server_id) {
-                        server.statements.doubt_all();
-                    }
-                    // Later batches know only once it has run.
-                    if let Some(session) = self.session_mut(id) {
-                        session.statements.dropping = session.batch;
-                    }
-                }
-                if verdict.effects != sqlscan::Effects::default() || self.is_opaque_session(id) {
-                    match self.before_statement(id, server_id, verdict, run, at, now, sink) {
-                        Step::Again => {}
-                        step => return step,
-                    }
+                match self.before_bind(id, server_id, statement.verdict, run, at, now, sink) {
+                    Step::Again => {}
+                    step => return step,
                 }
                 if is_unnamed {
                     self.ensure_unnamed(server_id, &statement, run, at, sink);
@@ -348,6 +336,34 @@ impl Core {
         run.start = at + HEAD_BYTES + names_len;
         self.set_stream(id, head.total() - end, false);
         Step::Forward(end)
+    }
+
+    /// What a statement's effects ask for before it is bound. `Step::Again`: it may be.
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    fn before_bind(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        verdict: Verdict,
+        run: &mut Run<'_>,
+        at: usize,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        if matches!(verdict.reset, Some(Reset::DeallocateAll | Reset::DiscardAll)) {
+            // What follows in this batch must not count on what the server holds now.
+            if let Some(server) = self.servers.get_mut(server_id) {
+                server.statements.doubt_all();
+            }
+            // Later batches know only once it has run.
+            if let Some(session) = self.session_mut(id) {
+                session.statements.dropping = session.batch;
+            }
+        }
+        if verdict.effects.is_empty() && !self.is_opaque(id) {
+            return Step::Again;
+        }
+        self.before_statement(id, server_id, verdict, run, at, now, sink)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
@@ -416,8 +432,8 @@ impl Core {
         self.forward_message(id, head, available)
     }
 
-    /// A Close takes the client's name away. The server keeps the shared statement and is asked to close a
-    /// name that does not exist, which succeeds: its answer comes in the right place.
+    /// A Close takes the client's name away. The server keeps the shared statement and is asked to
+    /// close a name that does not exist, which succeeds: its answer comes in the right place.
     #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     fn close_statement(
         &mut self,

@@ -1,8 +1,8 @@
 //! A client's login: start-up packet, proof of identity, welcome.
 //!
-//! Owned stages: a message is read only in the stage that expects it, one start-up packet is accepted,
-//! and an unknown user goes through the same steps as a known one (PostgreSQL protocol, "Start-up";
-//! RFC 5802, RFC 7677). Next on the path: `requests.rs`.
+//! Owned stages: a message is read only in the stage that expects it, one start-up packet is
+//! accepted, and an unknown user goes through the same steps as a known one (PostgreSQL protocol,
+//! "Start-up"; RFC 5802, RFC 7677). Next on the path: `requests.rs`.
 
 use std::rc::Rc;
 
@@ -384,7 +384,8 @@ impl Core {
         Outcome::Ended
     }
 
-    /// The client is who it says: find its pool, and welcome it once the pool's parameters are known.
+    /// The client is who it says: find its pool, and welcome it once the pool's parameters are
+    /// known.
     fn authenticated(&mut self, id: ClientId, now: Now, sink: &mut dyn Sink) -> Outcome {
         let Some(client) = self.clients.get_mut(id) else { return Outcome::Ended };
         let client::State::Login(login) = &mut client.state else { return Outcome::Ended };

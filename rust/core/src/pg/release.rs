@@ -109,7 +109,8 @@ impl Core {
                 run.flush(at.max(run.start), sink);
                 self.request_ended(client, id, now);
                 self.at_rest(id, now, sink);
-                // What follows in these bytes, if anything, belongs to nobody or to the next client.
+                // What follows in these bytes, if anything, belongs to nobody or to the next
+                // client.
                 run.to = self
                     .servers
                     .get(id)
@@ -121,7 +122,8 @@ impl Core {
         }
     }
 
-    /// A client that waits for a confirmation may go on, and one that sends no more may be at its end.
+    /// A client that waits for a confirmation may go on, and one that sends no more may be at its
+    /// end.
     fn unstall(&mut self, id: ClientId) {
         let is_due = |c: &client::Client| c.eof || c.paused & client::pause::STALLED != 0;
         if self.clients.get(id).is_some_and(is_due) {
@@ -161,8 +163,9 @@ impl Core {
         self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
     }
 
-    /// The release rule, in one place (I1): a server leaves its client when the server is at rest, no
-    /// message of the client is half through, nothing of it waits to be sent, and it is not pinned.
+    /// The release rule, in one place (I1): a server leaves its client when the server is at rest,
+    /// no message of the client is half through, nothing of it waits to be sent, and it is not
+    /// pinned.
     pub(crate) fn at_rest(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get(id) else { return };
         let client_id = match server.state {
@@ -203,8 +206,8 @@ impl Core {
         }
     }
 
-    /// Whether nothing more can come of a client that sent FIN: what it asked has been answered, or it can
-    /// never end what it began (the rest of a message, copy data).
+    /// Whether nothing more can come of a client that sent FIN: what it asked has been answered, or
+    /// it can never end what it began (the rest of a message, copy data).
     pub(crate) fn has_said_all(&self, client: &client::Client) -> bool {
         let is_over = |server: ServerId| {
             self.servers.get(server).is_none_or(|server| {

@@ -1,8 +1,9 @@
 //! Replies: from a server's bytes to its client, message by message.
 //!
-//! The reply queue says which request a message answers and whether the client sees it. What goes on goes
-//! on in one piece, straight from the received bytes; rows and copy data are never held, whatever their
-//! size. A message that does not fit what is owed ends the connection. Next on the path: `release.rs`.
+//! The reply queue says which request a message answers and whether the client sees it. What goes
+//! on goes on in one piece, straight from the received bytes; rows and copy data are never held,
+//! whatever their size. A message that does not fit what is owed ends the connection. Next on the
+//! path: `release.rs`.
 
 use pgwire::backend::{self, ErrorFields, ParameterStatus};
 use pgwire::frame::{HEAD_BYTES, Head};
@@ -226,7 +227,8 @@ impl Core {
         Verdict::Ended
     }
 
-    /// Notices and notifications: for the client that has the server, unless they answer a query of ours.
+    /// Notices and notifications: for the client that has the server, unless they answer a query of
+    /// ours.
     fn asynchronous(&mut self, id: ServerId) -> Verdict {
         let Some(server) = self.servers.get(id) else { return Verdict::Ended };
         let ours = server.owed.front().is_some_and(|owed| owed.swallow);
@@ -390,8 +392,8 @@ impl Core {
         }
     }
 
-    /// ParameterStatus: the server's new value; its client is told, except that `application_name` is the
-    /// client's own business.
+    /// ParameterStatus: the server's new value; its client is told, except that `application_name`
+    /// is the client's own business.
     fn parameter(
         &mut self,
         id: ServerId,
@@ -421,7 +423,8 @@ impl Core {
             return Verdict::Forward;
         }
         if ours {
-            // The answer to our SET. A server may clean or shorten the name: then that is the truth.
+            // The answer to our SET. A server may clean or shorten the name: then that is the
+            // truth.
             if session.application_name == name {
                 return Verdict::Swallow;
             }
@@ -445,7 +448,8 @@ impl Core {
         Verdict::Swallow
     }
 
-    /// ErrorResponse: the client gets it at once; inside a batch the rest up to Sync is not owed any more.
+    /// ErrorResponse: the client gets it at once; inside a batch the rest up to Sync is not owed
+    /// any more.
     fn error(
         &mut self,
         id: ServerId,
@@ -569,10 +573,14 @@ impl Core {
                 }
             }
             // A Parse that fails itself has dropped the unnamed statement first.
-            Note::Unnamed { client, server } => {
-                statements.unnamed = if failed_itself { 0 } else { server };
+            Note::Unnamed { client, server: before } => {
+                let (had, before) = if failed_itself { (None, 0) } else { (client, before) };
+                if server.owed.is_unnamed_settled_later(&had, before) {
+                    return;
+                }
+                statements.unnamed = before;
                 if let Some(session) = session {
-                    session.statements.unnamed = if failed_itself { None } else { client };
+                    session.statements.unnamed = had;
                     session.statements.unnamed_unconfirmed = 0;
                 }
             }

@@ -1,9 +1,9 @@
 //! Requests: from a client's bytes to a server, message by message.
 //!
-//! Only heads and the few messages that name statements or carry SQL are looked at; all else is sent on
-//! as it came, in one piece. A message that is too long to be held is streamed. What makes a client wait
-//! (no server free, an earlier batch must be confirmed first) leaves its bytes in `held`.
-//! Next on the path: `extended.rs`, then `pin.rs`, `lending.rs`.
+//! Only heads and the few messages that name statements or carry SQL are looked at; all else is
+//! sent on as it came, in one piece. A message that is too long to be held is streamed. What makes
+//! a client wait (no server free, an earlier batch must be confirmed first) leaves its bytes in
+//! `held`. Next on the path: `extended.rs`, then `pin.rs`, `lending.rs`.
 
 use pgwire::frame::{HEAD_BYTES, Head};
 use pgwire::{tag, write};
@@ -177,15 +177,9 @@ impl Core {
             tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {
                 return self.copy_message(id, head, rest.len());
             }
-            tag::TERMINATE => {
-                run.flush(at, sink);
-                self.terminate(id, now, sink);
-                return Step::Ended;
-            }
             other => {
                 run.flush(at, sink);
-                let what = format!("invalid frontend message type {other}");
-                self.client_misbehaved(id, "invalid frontend message type", &what, now, sink);
+                self.last_message(id, other, now, sink);
                 return Step::Ended;
             }
         }
@@ -208,6 +202,15 @@ impl Core {
             },
         };
         self.request(id, server_id, run, at, head, now, sink)
+    }
+
+    /// Terminate, or a message that no client may send.
+    fn last_message(&mut self, id: ClientId, kind: u8, now: Now, sink: &mut dyn Sink) {
+        if kind == tag::TERMINATE {
+            return self.terminate(id, now, sink);
+        }
+        let told = format!("invalid frontend message type {kind}");
+        self.client_misbehaved(id, "invalid frontend message type", &told, now, sink);
     }
 
     /// The client says goodbye: what it has asked for before is still answered, as PostgreSQL does.
@@ -325,10 +328,11 @@ impl Core {
         let Some(client) = self.clients.get_mut(id) else { return Step::Ended };
         let Some(session) = client.session.as_deref_mut() else { return Step::Ended };
         let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
-        // PostgreSQL 18 says idle after a Query inside a batch and its Sync, yet keeps the transaction: its
-        // next statement fails (XX000). Nobody else may get such a server.
+        // PostgreSQL 18 says idle after a Query inside a batch and its Sync, yet keeps the
+        // transaction: its next statement fails (XX000). Nobody else may get such a server.
         server.unfit |= server.owed.is_open();
         let unnamed = session.statements.unnamed.take();
+        session.statements.unnamed_unconfirmed = 0;
         if unnamed.is_some() || server.statements.unnamed != 0 {
             let before = std::mem::take(&mut server.statements.unnamed);
             if before == Statement::LONG && !session.long_named && !server.owed.is_open() {
@@ -472,7 +476,8 @@ impl Core {
         }
     }
 
-    /// Whether a reset took the server back to its login's `application_name`, which is not the client's.
+    /// Whether a reset took the server back to its login's `application_name`, which is not the
+    /// client's.
     fn has_lost_name(&self, id: ClientId, server_id: ServerId) -> bool {
         let session = self.clients.get(id).and_then(|client| client.session.as_deref());
         let (Some(session), Some(server)) = (session, self.servers.get(server_id)) else {
@@ -496,7 +501,7 @@ impl Core {
         }
     }
 
-    fn is_opaque(&self, id: ClientId) -> bool {
+    pub(crate) fn is_opaque(&self, id: ClientId) -> bool {
         self.clients.get(id).and_then(|c| c.session.as_ref()).is_some_and(|s| s.opaque)
     }
 
@@ -572,7 +577,8 @@ impl Core {
     }
 }
 
-/// The longest body that PostgreSQL accepts, by type (`PQ_SMALL_MESSAGE_LIMIT`, `PQ_LARGE_MESSAGE_LIMIT`).
+/// The longest body that PostgreSQL accepts, by type (`PQ_SMALL_MESSAGE_LIMIT`,
+/// `PQ_LARGE_MESSAGE_LIMIT`).
 const fn longest_body(message: u8) -> usize {
     match message {
         tag::DESCRIBE

@@ -1,9 +1,9 @@
 //! The proxy's own login to a server: start-up, password, and what the server tells of itself.
 //!
-//! The server may be hostile: lengths, iteration counts and nonces are bounded, and a message that does
-//! not belong here ends the connection. PBKDF2 does not run on this thread: if the keys for the server's
-//! salt are not known, Python is asked and the login goes on when they have come.
-//! Next on the path: `replies.rs`.
+//! The server may be hostile: lengths, iteration counts and nonces are bounded, and a message that
+//! does not belong here ends the connection. PBKDF2 does not run on this thread: if the keys for
+//! the server's salt are not known, Python is asked and the login goes on when they have come. Next
+//! on the path: `replies.rs`.
 
 use std::rc::Rc;
 
@@ -122,11 +122,9 @@ impl Core {
                 login.scram = Some(scram);
             }
             (Ok(Authentication::SaslContinue(data)), Some(_)) => {
-                let challenge = login
-                    .scram
-                    .as_mut()
-                    .and_then(|scram| scram.server_first(data, SCRAM_ITERATIONS_MAX).ok());
-                let Some(challenge) = challenge else {
+                let accept =
+                    |scram: &mut ScramClient| scram.server_first(data, SCRAM_ITERATIONS_MAX);
+                let Some(Ok(challenge)) = login.scram.as_mut().map(accept) else {
                     return self.server_violation(id, "malformed SCRAM challenge", now, sink);
                 };
                 login.wants_keys = Some((challenge.salt, challenge.iterations));
@@ -134,12 +132,11 @@ impl Core {
             }
             (Ok(Authentication::SaslFinal(data)), Some(_)) => {
                 // Taken: AuthenticationOk is accepted only once the signature has been verified.
-                let verified = login.scram.take().is_some_and(|mut s| s.verify(data).is_ok());
-                if !verified {
-                    let why = "the server could not prove that it knows the password";
-                    return self.server_violation(id, why, now, sink);
+                if login.scram.take().is_some_and(|mut scram| scram.verify(data).is_ok()) {
+                    return;
                 }
-                return;
+                let why = "the server could not prove that it knows the password";
+                return self.server_violation(id, why, now, sink);
             }
             (Ok(_), None) => {
                 let reason = "the server asks for a password and the proxy has none for this user";
@@ -206,7 +203,8 @@ impl Core {
     ) {
         let Some(server) = self.servers.get(id) else { return };
         let pool_id = server.pool;
-        // Resources, operator intervention and system errors pass; what is wrong with the login stays.
+        // Resources, operator intervention and system errors pass; what is wrong with the login
+        // stays.
         let passing =
             sqlstate.is_some_and(|code| matches!(&code[..2], b"53" | b"57" | b"58" | b"08"));
         self.connect_failed(id, reason.clone(), sqlstate, now, sink);

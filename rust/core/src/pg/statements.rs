@@ -1,7 +1,7 @@
 //! Statements on servers: preparing what a client's message needs before the message itself.
 //!
-//! Messages of ours inside a client's batch are Parse and Close only, never a Sync: an error in one fails
-//! the batch as the client's own Parse would have. Next on the path: `replies.rs`.
+//! Messages of ours inside a client's batch are Parse and Close only, never a Sync: an error in one
+//! fails the batch as the client's own Parse would have. Next on the path: `replies.rs`.
 
 use std::rc::Rc;
 
@@ -34,17 +34,14 @@ impl Core {
         ServerName::new(self.config.worker, self.config.worker_generation, statement)
     }
 
-    pub(crate) fn is_opaque_session(&self, id: ClientId) -> bool {
-        self.clients.get(id).and_then(|c| c.session.as_ref()).is_some_and(|s| s.opaque)
-    }
-
     /// Whether the client's names stand on its server as they are.
     pub(crate) fn is_native(&self, id: ClientId) -> bool {
         let session = self.clients.get(id).and_then(|client| client.session.as_ref());
         session.is_some_and(|session| session.pin.has(PinReason::PreparedStatement))
     }
 
-    /// Sends a statement's Parse, behind a Close if the server may still hold it; the caller owes the Parse.
+    /// Sends a statement's Parse, behind a Close if the server may still hold it; the caller owes
+    /// the Parse.
     pub(crate) fn send_parse(
         &mut self,
         server_id: ServerId,
@@ -62,8 +59,8 @@ impl Core {
         sink.send_own(Conn::Server(server_id), &self.scratch);
     }
 
-    /// Makes sure that the server holds a statement when it reads what comes next. False: an earlier batch
-    /// that prepares it has not been confirmed, and the client must wait.
+    /// Makes sure that the server holds a statement when it reads what comes next. False: an
+    /// earlier batch that prepares it has not been confirmed, and the client must wait.
     pub(crate) fn ensure_on_server(
         &mut self,
         id: ClientId,
@@ -155,8 +152,8 @@ impl Core {
         }
     }
 
-    /// What must happen before a statement with effects runs: pins, names as SQL sees them, and no other
-    /// client's sequence values. `Step::Again`: it may run.
+    /// What must happen before a statement with effects runs: pins, names as SQL sees them, and no
+    /// other client's sequence values. `Step::Again`: it may run.
     #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     pub(crate) fn before_statement(
         &mut self,
@@ -175,7 +172,8 @@ impl Core {
                 return self.stall(id, sink);
             }
             if server.status == b'E' && verdict.statements == 1 {
-                // The transaction has failed: the server refuses it, and the names stay what they are.
+                // The transaction has failed: the server refuses it, and the names stay what they
+                // are.
                 return Step::Again;
             }
             if server.status != b'E' {
@@ -190,8 +188,8 @@ impl Core {
         Step::Again
     }
 
-    /// SQL is about to use statement names: the client's names are prepared on its server as they are. The
-    /// client is pinned, so they stand there until it resets them or leaves.
+    /// SQL is about to use statement names: the client's names are prepared on its server as they
+    /// are. The client is pinned, so they stand there until it resets them or leaves.
     fn materialise_names(&mut self, id: ClientId, server_id: ServerId, sink: &mut dyn Sink) {
         let Some(session) = self.session_mut(id) else { return };
         let named = std::mem::take(&mut session.statements.named);
@@ -214,8 +212,9 @@ impl Core {
         }
     }
 
-    /// `currval` and `lastval` read what the session's last `nextval` gave: on a server that just came from
-    /// another client that would be the other client's number. It is told to forget first.
+    /// `currval` and `lastval` read what the session's last `nextval` gave: on a server that just
+    /// came from another client that would be the other client's number. It is told to forget
+    /// first.
     fn forget_sequences(
         &mut self,
         id: ClientId,
