@@ -31,6 +31,10 @@ class WireError(Exception):
     """The peer did not send what the protocol asks for, or not in time."""
 
 
+class SilenceError(WireError):
+    """The peer neither answered nor closed before the deadline."""
+
+
 class Message(NamedTuple):
     """One message of the server: its type byte and what follows the length."""
 
@@ -286,7 +290,7 @@ class Wire:
         try:
             data = self.sock.recv(1 << 20)
         except TimeoutError:
-            raise WireError(f"no bytes in time; have {bytes(self.buffer[:200])!r}") from None
+            raise SilenceError(f"no bytes in time; have {bytes(self.buffer[:200])!r}") from None
         except ConnectionError:
             return False
         self.buffer += data
