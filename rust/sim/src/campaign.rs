@@ -1,7 +1,7 @@
 //! Campaigns: many seeds on all cores, one seed in full.
 //!
-//! `SIM_SEED=n` replays one seed and tells each step; `SIM_SEEDS`, `SIM_FROM` and `SIM_STEPS` change how
-//! much is run. This is the last file on the path.
+//! `SIM_SEED=n` replays one seed and tells each step; `SIM_SEEDS`, `SIM_FROM` and `SIM_STEPS`
+//! change how much is run. This is the last file on the path.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,8 +52,8 @@ pub fn run_seed(seed: u64, steps: u64, told_in_full: bool) -> Result<(), Failure
     }
 }
 
-/// Runs seeds from `from` on, `count` of them, on as many threads as there are cores; `before` runs first on
-/// each thread. Gives the failures by seed.
+/// Runs seeds from `from` on, `count` of them, on as many threads as there are cores; `before` runs
+/// first on each thread. Gives the failures by seed.
 pub fn run_seeds(from: u64, count: u64, steps: u64, before: impl Fn() + Sync) -> Vec<Failure> {
     let next = AtomicU64::new(from);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

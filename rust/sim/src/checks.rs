@@ -1,7 +1,8 @@
-//! What must hold after each step, what must come true in the calm, and what must be left at the end.
+//! What must hold after each step, what must come true in the calm, and what must be left at the
+//! end.
 //!
-//! The core checks its own state after each call (`check_invariants`); here it is judged from outside.
-//! Next on the path: `campaign.rs`.
+//! The core checks its own state after each call (`check_invariants`); here it is judged from
+//! outside. Next on the path: `campaign.rs`.
 
 use proxy_core::ids::Conn;
 use proxy_core::sink::Now;
@@ -47,7 +48,8 @@ impl World {
         }
     }
 
-    /// The liveness phase: no more faults; everybody must be answered, then all leave and nothing is left.
+    /// The liveness phase: no more faults; everybody must be answered, then all leave and nothing
+    /// is left.
     pub(crate) fn calm(&mut self) {
         self.stormy = false;
         self.net.note(|| "the calm".to_owned());
@@ -79,7 +81,7 @@ impl World {
             }
         }
         self.run_until("the end of all clients", |world| world.core.stats().clients == 0);
-        self.run_until("servers at rest", World::are_servers_at_rest);
+        self.run_until("servers at rest", Self::are_servers_at_rest);
         self.check_servers();
     }
 
@@ -104,6 +106,7 @@ impl World {
                         && wire.to_peer.is_empty()
                         && wire.to_core.is_empty()
                         && wire.conn.is_some()
+                        && !wire.to_peer_fin
             })
     }
 
@@ -126,6 +129,10 @@ impl World {
     /// Clients that finish their login in the calm ask as well.
     fn answer_new_arrivals(&mut self) {
         for client in &mut self.clients {
+            if client.uncertain && !client.left && client.stage == Stage::Ready {
+                client.left = true;
+                self.net.wires[client.wire].reset();
+            }
             let is_new =
                 client.stage == Stage::Ready && client.readies == 0 && client.is_answered();
             if is_new && !client.left && client.told_fatal.is_none() && !self.leave.hostile {
@@ -141,7 +148,7 @@ impl World {
             return;
         }
         for (at, server) in self.servers.iter().enumerate() {
-            if server.ended {
+            if server.ended || !server.is_ready() {
                 continue;
             }
             let foreign = server.backend.session.foreign_to(u32::MAX);

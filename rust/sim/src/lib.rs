@@ -1,9 +1,11 @@
 //! The deterministic simulator: the real core between simulated clients and servers, under a seed.
 //!
-//! Everything that could differ between two runs comes from the seed: time, cuts, delays, faults, what
-//! clients ask. Each client knows what a direct connection would have answered and compares. After the
-//! faults comes a calm in which everybody must be served. Files, in the order of a step: `rng`, `plan` →
-//! `world` → `net`, `wire` → `client` (with its oracle) → `server` → `backend` → `checks`.
+//! Everything that could differ between two runs comes from the seed: time, cuts, delays, faults,
+//! what clients ask. Each client knows what a direct connection would have answered and compares.
+//! After the faults comes a calm in which everybody must be served. Files, in the order of a step:
+//! `rng`, `plan` → `world` → `net`, `wire` →
+//! `client` (with its oracle) → `server` → `backend` →
+//! `checks`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,7 +1,8 @@
-//! The engine as the core sees it: carries out effects on the simulated wires and checks the seam's rules.
+//! The engine as the core sees it: carries out effects on the simulated wires and checks the seam's
+//! rules.
 //!
-//! Nothing may be sent to a connection that has ended, and what waits for a slow peer stays bounded.
-//! Next on the path: `world.rs`.
+//! Nothing may be sent to a connection that has ended, and what waits for a slow peer stays
+//! bounded. Next on the path: `world.rs`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

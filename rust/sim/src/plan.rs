@@ -33,7 +33,8 @@ pub(crate) struct Plan {
     pub(crate) clients_max: usize,
     /// Connections break, servers die, attempts to connect are refused.
     pub(crate) faults: bool,
-    /// Servers send garbage and wrong replies. What clients see is then not compared, only whose it is.
+    /// Servers send garbage and wrong replies. What clients see is then not compared, only whose it
+    /// is.
     pub(crate) hostile: bool,
     /// Clients send garbage.
     pub(crate) garbage: bool,

@@ -1,4 +1,5 @@
-//! The one source of chance of a run: SplitMix64 (Steele, Lea, Flood 2014), seeded by the run's number.
+//! The one source of chance of a run: SplitMix64 (Steele, Lea, Flood 2014), seeded by the run's
+//! number.
 //!
 //! Next on the path: `plan.rs`, which draws a run's circumstances from it.
 

@@ -1,7 +1,8 @@
-//! One connection: a byte pipe in each direction that cuts anywhere, stalls and breaks, and the messages in
-//! its bytes.
+//! One connection: a byte pipe in each direction that cuts anywhere, stalls and breaks, and the
+//! messages in its bytes.
 //!
-//! It knows no protocol beyond message heads. Next on the path: `net.rs`, the core's side of all wires.
+//! It knows no protocol beyond message heads. Next on the path: `net.rs`, the core's side of all
+//! wires.
 
 use std::collections::VecDeque;
 

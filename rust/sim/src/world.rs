@@ -1,7 +1,7 @@
 //! A run: clients, the core, servers, and chance, step by step.
 //!
-//! First the safety phase, in which everything may happen; then the calm (`checks.rs`), in which everybody
-//! must be served. Next on the path: `net.rs`.
+//! First the safety phase, in which everything may happen; then the calm (`checks.rs`), in which
+//! everybody must be served. Next on the path: `net.rs`.
 
 use auth::ScramKeys;
 use proxy_core::config::BudgetLimit;

@@ -1,4 +1,5 @@
 //! The campaign that every change must survive.
+#![allow(clippy::panic, reason = "that is how a test fails")]
 
 use sim::campaign::{number_from_env, run_seed, run_seeds};
 

@@ -1,4 +1,5 @@
-//! Proof that the simulator can fail: each planted defect is found, and the same seeds pass without it.
+//! Proof that the simulator can fail: each planted defect is found, and the same seeds pass without
+//! it.
 #![cfg(feature = "broken")]
 
 use sim::campaign::{plant, run_seeds};

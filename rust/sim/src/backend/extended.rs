@@ -1,7 +1,8 @@
 //! The extended protocol of a backend: Parse, Bind, Describe, Execute, Close.
 //!
-//! Errors come in PostgreSQL's order: the syntax before the failed transaction, the failed transaction
-//! before a duplicate name (`exec_parse_message`, `exec_bind_message`). Next on the path: `../server.rs`.
+//! Errors come in PostgreSQL's order: the syntax before the failed transaction, the failed
+//! transaction before a duplicate name (`exec_parse_message`, `exec_bind_message`). Next on the
+//! path: `../server.rs`.
 
 use pgwire::frontend::{BindNames, Execute, Named, Parse};
 use pgwire::{tag, write};

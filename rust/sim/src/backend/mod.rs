@@ -1,9 +1,10 @@
-//! A faithful little PostgreSQL backend behind its login: messages in, replies out, one unit of work a step.
+//! A faithful little PostgreSQL backend behind its login: messages in, replies out, one unit of
+//! work a step.
 //!
-//! The simulated servers are made of it, and so is each client's oracle: what a direct connection would have
-//! answered. It does no I/O and has no clock; who runs it decides how far it gets.
-//! Files: `sql.rs` (texts), `session.rs` (state), `run.rs` (statements), `extended.rs` (the extended
-//! protocol). Next on the path: `run.rs`.
+//! The simulated servers are made of it, and so is each client's oracle: what a direct connection
+//! would have answered. It does no I/O and has no clock; who runs it decides how far it gets.
+//! Files: `sql.rs` (texts), `session.rs` (state), `run.rs` (statements), `extended.rs` (the
+//! extended protocol). Next on the path: `run.rs`.
 
 pub(crate) mod extended;
 pub(crate) mod run;
@@ -309,8 +310,8 @@ impl Backend {
         self.active.is_some()
     }
 
-    /// Whether it is about to prepare a statement under a client's own name, as the core does when SQL is
-    /// about to use names: a cancel there strikes what the client did not send.
+    /// Whether it is about to prepare a statement under a client's own name, as the core does when
+    /// SQL is about to use names: a cancel there strikes what the client did not send.
     pub(crate) fn is_preparing_native(&self) -> bool {
         match &self.active {
             Some(Active::Message((tag::PARSE, body))) => {

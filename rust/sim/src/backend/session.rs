@@ -1,4 +1,5 @@
-//! A session's state: settings, temporary table, locks, channels, sequences, and whose each of them is.
+//! A session's state: settings, temporary table, locks, channels, sequences, and whose each of them
+//! is.
 //!
 //! The part that a rolled-back transaction takes back is kept apart. Next on the path: `mod.rs`.
 

@@ -1,7 +1,8 @@
 //! The few kinds of SQL that the simulated clients and the core send, read as PostgreSQL would.
 //!
-//! The texts are real SQL, so that the core's scanner judges them as it would in production. Whose a
-//! statement is stands in it: a literal or a comment `cN` names client N. Next on the path: `session.rs`.
+//! The texts are real SQL, so that the core's scanner judges them as it would in production. Whose
+//! a statement is stands in it: a literal or a comment `cN` names client N. Next on the path:
+//! `session.rs`.
 
 /// What a statement does.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,7 @@
 //! A simulated client: its login, its wire, what it was told, and its oracle.
 //!
-//! Files: `script.rs` (what it asks), `oracle.rs` (what it must hear). Next on the path: `script.rs`.
+//! Files: `script.rs` (what it asks), `oracle.rs` (what it must hear). Next on the path:
+//! `script.rs`.
 
 pub(crate) mod oracle;
 pub(crate) mod script;

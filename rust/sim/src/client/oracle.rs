@@ -1,8 +1,9 @@
 //! The oracle: each reply must be the one that a direct connection would have given.
 //!
-//! The client's own backend (its shadow) has read the same messages and runs as far as the replies that
-//! have come. What cannot be foreseen (when a cancel strikes, whether the proxy refuses a request) the
-//! shadow is told when it shows, and only where it may show. Next on the path: `../checks.rs`.
+//! The client's own backend (its shadow) has read the same messages and runs as far as the replies
+//! that have come. What cannot be foreseen (when a cancel strikes, whether the proxy refuses a
+//! request) the shadow is told when it shows, and only where it may show. Next on the path:
+//! `../checks.rs`.
 
 use pgwire::backend::{ErrorFields, data_row_values};
 use pgwire::tag;
@@ -127,7 +128,8 @@ impl Client {
         let Some(expected) = self.expected() else {
             return Err(format!("I2: an answer to nothing: {}", show(&actual)));
         };
-        // In a failed transaction the server says so first when the proxy prepares a statement again.
+        // In a failed transaction the server says so first when the proxy prepares a statement
+        // again.
         if failed && tag == tag::ERROR_RESPONSE && read_error(body)?.code == *b"25P02" {
             self.uncertain = expected != actual;
             if self.uncertain {

@@ -1,7 +1,7 @@
 //! What clients ask: a weighted grammar of requests, right ones and wrong ones.
 //!
-//! Texts are shared between clients where sharing could go wrong, names are few, and session state is set
-//! and read back. Next on the path: `oracle.rs`.
+//! Texts are shared between clients where sharing could go wrong, names are few, and session state
+//! is set and read back. Next on the path: `oracle.rs`.
 
 use pgwire::{tag, write};
 
@@ -214,8 +214,8 @@ impl Client {
         }
     }
 
-    /// A reset by the extended protocol. What follows it in the same batch may still use the names that
-    /// it drops (the proxy prepares them again), so nothing does.
+    /// A reset by the extended protocol. What follows it in the same batch may still use the names
+    /// that it drops (the proxy prepares them again), so nothing does.
     fn prepared_reset(&mut self, wire: &mut Wire, rng: &mut Rng) {
         self.has_reset = true;
         let text = self.tagged(rng.pick(&["DISCARD ALL", "DEALLOCATE ALL"]));
