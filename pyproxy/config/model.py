@@ -148,7 +148,7 @@ class Pool(Section):
         "0s", "A client idle inside a transaction for this long is ended; 0s = never."
     )
     query_timeout: Annotated[int, Duration()] = setting(
-        "0s", "A request that runs longer is cancelled and its client ended; 0s = never."
+        "0s", "A request that runs longer is cancelled (57014); 0s = never."
     )
     query_wait_notify: Annotated[int, Duration()] = setting(
         "5s", "A waiting client gets a NOTICE with its place in the queue after this; 0s = never."

@@ -38,6 +38,19 @@ pub(crate) enum Task {
     Check,
 }
 
+impl Task {
+    /// What the operator calls it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rollback => "rollback",
+            Self::Reset => "reset",
+            Self::Limits => "reading the target's limits",
+            Self::Init => "init_query",
+            Self::Check => "liveness check",
+        }
+    }
+}
+
 /// Which of our own work a server needs before the next client.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Needs {
@@ -119,6 +132,8 @@ pub(crate) struct Server {
     pub(crate) cancels: u32,
     pub(crate) congested: bool,
     pub(crate) paused: u8,
+    /// What it said when one of our own queries failed.
+    pub(crate) failure: Option<String>,
     /// It has never been ready.
     pub(crate) fresh: bool,
 }
@@ -151,6 +166,7 @@ impl Server {
             cancels: 0,
             congested: false,
             paused: 0,
+            failure: None,
             fresh: true,
         }
     }

@@ -266,12 +266,14 @@ impl Core {
         let Some(server) = self.servers.get_mut(id) else { return };
         let server::State::Working(task) = server.state else { return };
         if failed || server.status != b'I' {
+            let why = server.failure.take().unwrap_or_default();
             if server.fresh {
-                let reason = format!("{task:?} failed on a new connection; see the server's log");
+                let reason = format!("{} failed on a new connection: {why}", task.as_str());
                 self.connect_failed(id, reason, None, now, sink);
             } else {
                 self.stats.server_failures += 1;
-                let text = format!("task={task:?} failed on a server connection, which is closed");
+                let task = task.as_str();
+                let text = format!("{task} failed on a server connection, which is closed: {why}");
                 Self::log(sink, Level::Error, text);
             }
             return self.retire(id, now, sink);

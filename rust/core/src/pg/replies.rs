@@ -467,6 +467,7 @@ impl Core {
         let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
         server.unfit |= is_fatal;
         let Some(client) = server.client() else {
+            server.failure = fields.as_ref().and_then(message_of);
             return self.error_without_client(id, is_fatal, now, sink);
         };
         if is_fatal {
@@ -654,6 +655,12 @@ impl Core {
         sink.close(Conn::Server(id));
         self.server_broke(id, why, crate::errors::PROTOCOL_VIOLATION, now, sink);
     }
+}
+
+/// An error's text, for the operator.
+pub(crate) fn message_of(fields: &ErrorFields<'_>) -> Option<String> {
+    let text = fields.get(b'M')?;
+    Some(String::from_utf8_lossy(text.get(..256).unwrap_or(text)).into_owned())
 }
 
 /// An ErrorResponse with one name in its message replaced; none if the name does not occur.

@@ -11,6 +11,7 @@ use auth::{SCRAM_SHA_256, ScramClient};
 use pgwire::backend::{self, Authentication, BackendKeyData, ErrorFields, ParameterStatus};
 use pgwire::{tag, write};
 
+use super::replies::message_of;
 use crate::client;
 use crate::core::Core;
 use crate::event::Event;
@@ -184,10 +185,12 @@ impl Core {
     /// The server refused the login.
     fn login_error(&mut self, id: ServerId, body: &[u8], now: Now, sink: &mut dyn Sink) {
         let fields = ErrorFields::read(body).ok();
-        let field = |code| fields.as_ref().and_then(|fields| fields.get(code));
-        let message = field(b'M').unwrap_or(b"the server gave no reason");
-        let message = String::from_utf8_lossy(message.get(..256).unwrap_or(message)).into_owned();
-        let sqlstate: Option<[u8; 5]> = field(b'C').and_then(|code| code.try_into().ok());
+        let message = fields.as_ref().and_then(message_of);
+        let message = message.unwrap_or_else(|| "the server gave no reason".to_owned());
+        let sqlstate: Option<[u8; 5]> = fields
+            .as_ref()
+            .and_then(|fields| fields.get(b'C'))
+            .and_then(|code| code.try_into().ok());
         self.login_refused(id, message, sqlstate, body, now, sink);
     }
 
