@@ -241,11 +241,11 @@ def test_query_timeout_cancels_the_query_and_keeps_the_client(
 ) -> None:
     """The statement does not run on; its client is told 57014 and goes on."""
     front = proxy(postgres15, pool={"max_connections": 1, "query_timeout": "1s"})
-    client = front.wire("app")
-    client.send(query("SELECT pg_sleep(60)"))
-    errors = [message.fields() for message in client.until("Z") if message.tag == "E"]
-    assert [error["C"] for error in errors] == ["57014"]
-    assert client.value("SELECT 'on'") == "on"
+    with front.wire("app") as client:
+        client.send(query("SELECT pg_sleep(60)"))
+        errors = [message.fields() for message in client.until("Z") if message.tag == "E"]
+        assert [error["C"] for error in errors] == ["57014"]
+        assert client.value("SELECT 'on'") == "on"
     wait_until(lambda: not postgres15.backends(f"{APP} AND state = 'active'"), "cancelled")
     with front.wire("app") as other:
         assert other.value("SELECT 1") == "1"
