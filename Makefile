@@ -17,7 +17,8 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
 APT := $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint lint-rust lint-python test test-rust test-python bench wheel docs lock clean
+.PHONY: help build lint lint-rust lint-python test test-rust test-python bench campaign wheel docs lock
+.PHONY: clean
 .PHONY: need-rust need-python need-servers
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -56,6 +57,10 @@ test-python: $(BIN)/.built-$(PROFILE) | need-servers
 
 bench: $(BIN)/.built-$(PROFILE) | need-servers ## side by side against the peers found on this machine
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+campaign: $(BIN)/.built-$(PROFILE) | need-servers ## the random tests in full: sixteen times CI's seeds, ten times its load
+	SIM_SEEDS=$${SIM_SEEDS:-4096} cargo test --locked --profile ci --package sim --test campaign
+	PYPROXY_SCALE=$${PYPROXY_SCALE:-1} $(BIN)/pytest tests/postgres $(PYTEST_ARGS)
 
 wheel: $(BIN)/.installed | need-rust ## a wheel for this platform, in dist/
 	$(BIN)/maturin build --release --locked --out dist
