@@ -172,6 +172,13 @@ impl Queue {
         dropped
     }
 
+    /// Whether an earlier batch that has not been confirmed closes this statement: an error there
+    /// would keep it.
+    pub(crate) fn may_still_close(&self, id: u64) -> bool {
+        let closes = |owed: &Owed| matches!(&owed.note, Note::Evicted(gone) if gone.id == id);
+        self.readies > 0 && self.entries.iter().any(closes)
+    }
+
     /// Whether a request on its way drops or replaces the unnamed statement: then its fate lies
     /// there. If that one fails as well, it goes back to these.
     pub(crate) fn is_unnamed_settled_later(

@@ -65,6 +65,8 @@ impl Core {
             if message.name.starts_with(NAME_PREFIX) {
                 return self.reserved_name(id, run, at, now, sink);
             }
+            // Behind a reset that is under way the name is a new reason to stay.
+            self.pin_for_one(id, PinReason::PreparedStatement, now, sink);
             self.owe(server_id, Owed::forward(Kind::Parse));
             return self.forward_message(id, head, available);
         }
@@ -141,17 +143,25 @@ impl Core {
             Some(Held::Pending(in_batch)) if in_batch == batch => false,
             Some(_) if server.owed.readies() > 0 => return self.stall(id, sink),
             Some(Held::Ready) if !failed_already => false,
-            // The transaction has failed: the server itself says so, whatever the name.
+            // The transaction has failed, unless this batch ends it first: closed and prepared again,
+            // the statement is refused in the one case and answered in the other. A Close always runs.
             Some(_) => {
+                server.statements.remove(statement.id);
+                let note = Note::Evicted(Rc::clone(&statement));
+                server.owed.push(Owed::swallow(Kind::Close, note));
                 run.flush(at, sink);
-                self.send_parse(server_id, &statement, sink);
-                self.owe(server_id, Owed::forward(Kind::Parse));
-                return Self::replaced(head);
+                let name = self.server_name(statement.id);
+                self.scratch.clear();
+                write::close(&mut self.scratch, b'S', name.as_bytes());
+                sink.send_own(Conn::Server(server_id), &self.scratch);
+                true
             }
+            None if server.owed.may_still_close(statement.id) => return self.stall(id, sink),
             None => true,
         };
         let note =
             Note::Named { name: name.clone(), on_server: on_server.then(|| Rc::clone(&statement)) };
+        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
         if on_server {
             server.statements.insert(&statement, batch);
             run.flush(at, sink);

@@ -248,7 +248,12 @@ impl Core {
             return self.stall(id, sink);
         }
         let available = run.rest(at).len();
-        if server.owed.is_skipping() && head.tag != tag::SYNC {
+        let told_fatal = self
+            .clients
+            .get(id)
+            .and_then(|client| client.session.as_deref())
+            .is_some_and(|session| session.told_fatal);
+        if told_fatal || server.owed.is_skipping() && head.tag != tag::SYNC {
             // The server would throw it away.
             return self.drop_message(id, head, available);
         }

@@ -75,6 +75,7 @@ impl Core {
         match server.statements.touch(statement.id) {
             Some(Held::Ready) => return true,
             Some(Held::Pending(in_batch)) => return in_batch == batch,
+            None if server.owed.may_still_close(statement.id) => return false,
             None => {}
         }
         if crate::broken::is("statement_map") {
