@@ -91,12 +91,15 @@ impl Net {
     }
 }
 
+/// How much of a send or a read the log shows.
+const SHOWN_BYTES: usize = 4096;
+
 /// Bytes for the log: text as it is, the rest as dots.
 #[must_use]
 pub(crate) fn show(bytes: &[u8]) -> String {
     let plain = |byte: &u8| if (32..127).contains(byte) { char::from(*byte) } else { '.' };
-    let shown: String = bytes.iter().take(160).map(plain).collect();
-    if bytes.len() > 160 { format!("{shown}… {} bytes", bytes.len()) } else { shown }
+    let shown: String = bytes.iter().take(SHOWN_BYTES).map(plain).collect();
+    if bytes.len() > SHOWN_BYTES { format!("{shown}… {} bytes", bytes.len()) } else { shown }
 }
 
 impl Sink for Net {

@@ -214,6 +214,7 @@ impl World {
 
     fn client_leaves(&mut self, at: usize) {
         let client = &mut self.clients[at];
+        client.left_at = self.now;
         let wire = &mut self.net.wires[client.wire];
         let how = self.rng.below(6);
         match how {

@@ -76,6 +76,8 @@ pub(crate) struct Client {
     pub(crate) left: bool,
     /// It sent FIN behind whole requests and still reads.
     pub(crate) half_closed: bool,
+    /// When it did, in microseconds.
+    pub(crate) left_at: u64,
     /// It sent garbage: it may be told 08P01.
     pub(crate) rude: bool,
     /// What it hears can no longer be foreseen.
@@ -142,6 +144,7 @@ impl Client {
             cancels: 0,
             left: false,
             half_closed: false,
+            left_at: 0,
             rude: false,
             uncertain: false,
             told_fatal: None,
