@@ -5,8 +5,8 @@
 use sim::campaign::{plant, run_seeds};
 
 /// Seeds within which each defect must be found.
-const SEEDS: u64 = 24;
-const STEPS: u64 = 1_500;
+const SEEDS: u64 = 64;
+const STEPS: u64 = 3_000;
 
 fn is_found(defect: &'static str) {
     let sound = run_seeds(0, SEEDS, STEPS, || plant(None));
