@@ -88,6 +88,8 @@ pub(crate) struct Session {
     pub(crate) cancel_secret_len: u8,
     /// Counts the batches (Sync or Query ends one); the current one, at least 1.
     pub(crate) batch: u64,
+    /// The first batch whose end has not come: what earlier ones changed is certain.
+    pub(crate) settled: u64,
     /// The server's statement clock when this batch began.
     pub(crate) batch_mark: u64,
     pub(crate) refuse: Refuse,
@@ -99,6 +101,8 @@ pub(crate) struct Session {
     pub(crate) timed_out: bool,
     /// Text of this session cannot be judged: it pins with its first statement.
     pub(crate) opaque: bool,
+    /// Its names have yet to be prepared on its server as they are.
+    pub(crate) names_due: bool,
     /// A named statement too long to be kept lives on the linked server.
     pub(crate) long_named: bool,
 }

@@ -112,8 +112,8 @@ pub struct Config {
     pub idle_client_timeout_ms: u64,
     /// A client idle inside a transaction for this long is ended.
     pub idle_transaction_timeout_ms: u64,
-    /// A request that runs longer is cancelled (57014); its client is ended only if it still does not
-    /// stop.
+    /// A request that runs longer is cancelled (57014); its client is ended only if it still does
+    /// not stop.
     pub query_timeout_ms: u64,
     /// A waiter gets a NOTICE with its place in the queue after this.
     pub query_wait_notify_ms: u64,

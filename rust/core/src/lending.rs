@@ -189,6 +189,8 @@ impl Core {
         let waiter = self.pools.get_mut(pool_id).and_then(|pool| pool.next_waiter(is_live));
         if let Some(waiter) = waiter {
             self.link(waiter, server_id, now, sink);
+            // Its request is held still: until it has been sent, the server is not at rest.
+            self.pause_client(waiter, client::pause::STALLED, true, sink);
             self.resume.push_back(waiter);
             return;
         }

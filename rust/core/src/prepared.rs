@@ -105,28 +105,31 @@ impl Statements {
 #[derive(Debug)]
 pub(crate) struct Named {
     pub(crate) statement: Rc<Statement>,
-    /// The batch that made it and has not been confirmed by the server; 0 = confirmed.
-    pub(crate) unconfirmed: u64,
+    /// The batch that made it.
+    pub(crate) changed_in: u64,
+    /// Its ParseComplete has come.
+    pub(crate) confirmed: bool,
 }
 
 /// The statements that a client believes it has.
 #[derive(Debug, Default)]
 pub(crate) struct ClientStatements {
     pub(crate) named: BTreeMap<Box<[u8]>, Named>,
-    /// Names that were closed or dropped by a batch not yet confirmed: a later batch waits.
+    /// Names that were closed by a batch whose end has not come, with that batch: a later one
+    /// waits.
     pub(crate) closed: BTreeMap<Box<[u8]>, u64>,
     /// The batch whose query drops all names and has not been confirmed; 0 = none. Names wait for
     /// it.
     pub(crate) dropping: u64,
     pub(crate) unnamed: Option<Rc<Statement>>,
-    /// As in [`Named`].
-    pub(crate) unnamed_unconfirmed: u64,
+    /// The batch that changed the unnamed statement last.
+    pub(crate) unnamed_changed_in: u64,
 }
 
 impl ClientStatements {
     /// `DEALLOCATE ALL` has run: every name is gone but those whose Parse came behind it.
     pub(crate) fn forget_confirmed(&mut self) {
-        self.named.retain(|_, named| named.unconfirmed != 0);
+        self.named.retain(|_, named| !named.confirmed);
         self.closed.clear();
     }
 }

@@ -109,7 +109,7 @@ impl Core {
             return Step::Ended;
         };
         let client_had = session.statements.unnamed.replace(statement);
-        session.statements.unnamed_unconfirmed = session.batch;
+        session.statements.unnamed_changed_in = session.batch;
         let note = Note::Unnamed { client: client_had, server: server_had };
         server.owed.push(Owed::noted(Kind::Parse, note));
         self.forward_message(id, head, available)
@@ -143,8 +143,9 @@ impl Core {
             Some(Held::Pending(in_batch)) if in_batch == batch => false,
             Some(_) if server.owed.readies() > 0 => return self.stall(id, sink),
             Some(Held::Ready) if !failed_already => false,
-            // The transaction has failed, unless this batch ends it first: closed and prepared again,
-            // the statement is refused in the one case and answered in the other. A Close always runs.
+            // The transaction has failed, unless this batch ends it first: closed and prepared
+            // again, the statement is refused in the one case and answered in the other. A Close
+            // always runs.
             Some(_) => {
                 server.statements.remove(statement.id);
                 let note = Note::Evicted(Rc::clone(&statement));
@@ -172,7 +173,10 @@ impl Core {
             server.owed.push(Owed::noted(Kind::Synthetic, note));
         }
         if let Some(session) = self.session_mut(id) {
-            session.statements.named.insert(name, Named { statement, unconfirmed: batch });
+            session
+                .statements
+                .named
+                .insert(name, Named { statement, changed_in: batch, confirmed: false });
         }
         Self::replaced(head)
     }
@@ -463,7 +467,7 @@ impl Core {
         };
         if name.is_empty() {
             let client = session.statements.unnamed.take();
-            session.statements.unnamed_unconfirmed = session.batch;
+            session.statements.unnamed_changed_in = session.batch;
             let before = std::mem::take(&mut server.statements.unnamed);
             let note = Note::Unnamed { client, server: before };
             server.owed.push(Owed::noted(Kind::Close, note));
@@ -524,9 +528,9 @@ fn meaning(session: &Session, name: &[u8]) -> Meaning {
         return Meaning::AsItIs;
     }
     let statements = &session.statements;
-    let earlier = |batch: u64| batch != 0 && batch != session.batch;
+    let earlier = |batch: u64| batch >= session.settled && batch != session.batch;
     if name.is_empty() {
-        if earlier(statements.unnamed_unconfirmed) {
+        if earlier(statements.unnamed_changed_in) {
             return Meaning::Unconfirmed;
         }
         return statements.unnamed.clone().map_or(Meaning::AsItIs, Meaning::Statement);
@@ -535,7 +539,7 @@ fn meaning(session: &Session, name: &[u8]) -> Meaning {
         return Meaning::Unconfirmed;
     }
     if let Some(named) = statements.named.get(name) {
-        if earlier(named.unconfirmed) {
+        if earlier(named.changed_in) {
             return Meaning::Unconfirmed;
         }
         return Meaning::Statement(Rc::clone(&named.statement));

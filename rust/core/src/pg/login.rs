@@ -503,12 +503,14 @@ fn new_session(pool: PoolId, name: Rc<[u8]>, opaque: bool) -> Session {
         cancel_secret: [0; 32],
         cancel_secret_len: 4,
         batch: 1,
+        settled: 1,
         batch_mark: 0,
         refuse: Refuse::Nothing,
         mid_reply: false,
         told_fatal: false,
         timed_out: false,
         opaque,
+        names_due: false,
         long_named: false,
     }
 }

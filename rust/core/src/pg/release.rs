@@ -103,7 +103,9 @@ impl Core {
         match server.state {
             server::State::Abandoned { .. } => self.at_rest(id, now, sink),
             server::State::Linked { client } if server.owed.readies() == 0 => {
-                if server.is_busy() {
+                let is_busy = server.is_busy();
+                self.settle_batches(client);
+                if is_busy {
                     return self.unstall(client);
                 }
                 run.flush(at.max(run.start), sink);
@@ -119,6 +121,15 @@ impl Core {
             }
             server::State::Linked { client } => self.unstall(client),
             _ => {}
+        }
+    }
+
+    /// Every batch before the current one has been answered: what they did to names is certain.
+    fn settle_batches(&mut self, id: ClientId) {
+        let Some(session) = self.session_mut(id) else { return };
+        session.settled = session.batch;
+        if !session.statements.closed.is_empty() {
+            session.statements.closed.clear();
         }
     }
 
@@ -179,7 +190,9 @@ impl Core {
         let Some(client) = self.clients.get(client_id) else { return };
         let Some(session) = client.session.as_deref() else { return };
         let stays = client.stream.left > 0
-            || !client.held.is_empty()
+            // What is held is a request that waits for replies; a message's mere beginning, which
+            // its sender may never end, keeps no server.
+            || client.paused & client::pause::STALLED != 0
             || session.pin.is_set()
             // It has been told that its connection ends: it ends with its server.
             || session.told_fatal

@@ -17,7 +17,7 @@ use crate::limits::{ABANDONED_BYTES_MAX, SERVER_COLLECT_BYTES_MAX};
 use crate::owed::{Kind, Note};
 use crate::params::APPLICATION_NAME;
 use crate::pin::PinReason;
-use crate::prepared::Statement;
+use crate::prepared::{Named, Statement};
 use crate::server::{self, CopyIn, Task};
 use crate::sink::{Chunk, Now, Sink};
 
@@ -271,6 +271,10 @@ impl Core {
                     server.client().filter(|id| self.clients.get(*id).is_some_and(|c| c.eof));
                 // It sends no more, so no data either.
                 self.resume.extend(client);
+                if matches!(server.state, server::State::Abandoned { .. }) {
+                    self.retire(id, now, sink);
+                    return Verdict::Ended;
+                }
                 (true, false)
             }
             _ => (false, false),
@@ -304,20 +308,14 @@ impl Core {
                 }
                 let session = client.and_then(|client| self.session_mut(client));
                 if let Some(named) = session.and_then(|s| s.statements.named.get_mut(&name)) {
-                    named.unconfirmed = 0;
+                    named.confirmed = true;
                 }
             }
             Note::Unnamed { server, .. } => {
                 if let Some(session) = client.and_then(|client| self.session_mut(client)) {
-                    session.statements.unnamed_unconfirmed = 0;
                     if server == Statement::LONG && !session.long_named {
                         session.pin.remove(PinReason::LongStatement);
                     }
-                }
-            }
-            Note::Closed { name, .. } => {
-                if let Some(session) = client.and_then(|client| self.session_mut(client)) {
-                    session.statements.closed.remove(&name);
                 }
             }
             _ => {}
@@ -529,7 +527,14 @@ impl Core {
                     *failed = true;
                 }
             }
-            Some(_) => self.skip_batch(id),
+            Some(_) => {
+                self.skip_batch(id);
+                if self.servers.get(id).is_some_and(|server| server.owed.is_skipping()) {
+                    // It waits for a Sync that nobody will send.
+                    self.retire(id, now, sink);
+                    return Verdict::Ended;
+                }
+            }
             None => return self.unexpected(id, now, sink),
         }
         Verdict::Swallow
@@ -582,7 +587,7 @@ impl Core {
                 statements.unnamed = before;
                 if let Some(session) = session {
                     session.statements.unnamed = had;
-                    session.statements.unnamed_unconfirmed = 0;
+                    session.statements.unnamed_changed_in = 0;
                 }
             }
             Note::UnnamedOnServer { server } => {
@@ -592,7 +597,7 @@ impl Core {
                 if let Some(session) = session {
                     session.statements.closed.remove(&name);
                     if let Some(statement) = statement {
-                        let named = crate::prepared::Named { statement, unconfirmed: 0 };
+                        let named = Named { statement, changed_in: 0, confirmed: true };
                         session.statements.named.insert(name, named);
                     }
                 }

@@ -264,6 +264,11 @@ impl Core {
                 self.send_application_name(id, server_id, sink);
             }
         }
+        if self.session_mut(id).is_some_and(|session| session.names_due)
+            && !self.names_are_settled(id, server_id, run, at, sink)
+        {
+            return self.stall(id, sink);
+        }
         match head.tag {
             tag::QUERY => self.query(id, server_id, run, at, head, now, sink),
             tag::PARSE => self.parse(id, server_id, run, at, head, now, sink),
@@ -337,7 +342,7 @@ impl Core {
         // transaction: its next statement fails (XX000). Nobody else may get such a server.
         server.unfit |= server.owed.is_open();
         let unnamed = session.statements.unnamed.take();
-        session.statements.unnamed_unconfirmed = 0;
+        session.statements.unnamed_changed_in = 0;
         if unnamed.is_some() || server.statements.unnamed != 0 {
             let before = std::mem::take(&mut server.statements.unnamed);
             if before == Statement::LONG && !session.long_named && !server.owed.is_open() {
@@ -442,6 +447,7 @@ impl Core {
         }
         if ends {
             session.batch += 1;
+            session.settled = session.batch;
             self.scratch.clear();
             write::ready_for_query(&mut self.scratch, b'I');
             sink.send_own(Conn::Client(id), &self.scratch);

@@ -172,21 +172,50 @@ impl Core {
             if server.owed.readies() > 0 {
                 return self.stall(id, sink);
             }
-            if server.status == b'E' && verdict.statements == 1 {
-                // The transaction has failed: the server refuses it, and the names stay what they
-                // are.
+            if server.status == b'E' {
+                // The transaction has failed: the server refuses a single statement, and the names
+                // stay what they are. Behind a ROLLBACK in the same text it may run; the client's
+                // names are prepared as soon as the server takes them.
+                if verdict.statements > 1 {
+                    if let Some(session) = self.session_mut(id) {
+                        session.names_due = true;
+                    }
+                    self.pin_for(id, verdict, now, sink);
+                }
                 return Step::Again;
             }
-            if server.status != b'E' {
-                run.flush(at, sink);
-                self.materialise_names(id, server_id, sink);
-            }
+            run.flush(at, sink);
+            self.materialise_names(id, server_id, sink);
         }
         if effects.contains(Effects::SEQUENCE_READ) {
             self.forget_sequences(id, server_id, run, at, sink);
         }
         self.pin_for(id, verdict, now, sink);
         Step::Again
+    }
+
+    /// Prepares the client's names where SQL can see them, if that had to wait. False: it still has
+    /// to, and so has the client.
+    pub(crate) fn names_are_settled(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        sink: &mut dyn Sink,
+    ) -> bool {
+        let Some(server) = self.servers.get(server_id) else { return true };
+        if server.owed.readies() > 0 {
+            return false;
+        }
+        if server.status != b'E' {
+            if let Some(session) = self.session_mut(id) {
+                session.names_due = false;
+            }
+            run.flush(at, sink);
+            self.materialise_names(id, server_id, sink);
+        }
+        true
     }
 
     /// SQL is about to use statement names: the client's names are prepared on its server as they
