@@ -50,7 +50,7 @@ lint-python: $(BIN)/.built-$(PROFILE)
 test: test-rust test-python ## all tests; installs PostgreSQL and PgBouncer where they are missing
 
 test-rust: | need-rust
-	cargo test --workspace --locked --quiet
+	cargo test --workspace --locked --quiet --features sim/broken
 
 test-python: $(BIN)/.built-$(PROFILE) | need-servers
 	$(BIN)/pytest $(PYTEST_ARGS)

@@ -191,7 +191,7 @@ class Postgres:
         self, user: str = "postgres", database: str = "test", **more: Any
     ) -> psycopg2.extensions.connection:
         """Open a direct connection with autocommit on, named `direct` in pg_stat_activity."""
-        connection = psycopg2.connect(
+        connection: psycopg2.extensions.connection = psycopg2.connect(
             host=self.host,
             port=self.port,
             user=user,
