@@ -31,11 +31,14 @@ pub(crate) struct Canceller {
 impl Core {
     /// Draws a cancel key for a client that has logged in.
     pub(crate) fn draw_cancel_key(&mut self, id: ClientId, session: &mut Session, minor: u16) {
-        self.rng.fill(&mut session.cancel_secret);
         session.cancel_secret_len = if minor >= 2 { 32 } else { 4 };
         loop {
+            let mut drawn = [0; 36];
+            self.rng.fill(&mut drawn);
+            let (pid, secret) = drawn.split_at(4);
+            session.cancel_secret.copy_from_slice(secret);
             // Positive as a signed number: some drivers read it so.
-            let pid = (self.rng.next_u64() & 0x7FFF_FFFF) as u32;
+            let pid = pid.iter().fold(0, |pid, byte| pid << 8 | u32::from(*byte)) & 0x7FFF_FFFF;
             if pid != 0 && !self.client_by_pid.contains_key(&pid) {
                 self.client_by_pid.insert(pid, id);
                 session.cancel_pid = pid;

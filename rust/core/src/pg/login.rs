@@ -244,14 +244,19 @@ impl Core {
                 .hint("Raise max_clients or close connections that are not used.");
             return self.login_failed(id, &failure, "too many clients", now, sink);
         }
-        let mut nonce = [0; 18];
-        self.rng.fill(&mut nonce);
         let Some(client) = self.clients.get_mut(id) else { return Outcome::Ended };
         let peer = client.peer;
         let client::State::Login(login) = &mut client.state else { return Outcome::Ended };
         let found = self.config.credentials.iter().position(|c| c.user == login.user);
         let credential = found.and_then(|index| self.config.credentials.get(index));
         login.credential = found.map_or(u32::MAX, |index| u32::try_from(index).unwrap_or(u32::MAX));
+        if let Some(ClientAuth::Trust) = credential.map(|c| &c.client_auth) {
+            if is_local(peer) {
+                return self.authenticated(id, now, sink);
+            }
+        }
+        let mut nonce = [0; 18];
+        self.rng.fill(&mut nonce);
         self.scratch.clear();
         let any_md5 =
             || self.config.credentials.iter().any(|c| matches!(c.client_auth, ClientAuth::Md5(_)));
@@ -259,9 +264,6 @@ impl Core {
             self.config.credentials.iter().any(|c| matches!(c.client_auth, ClientAuth::Scram(_)))
         };
         login.stage = match credential.map(|c| &c.client_auth) {
-            Some(ClientAuth::Trust) if is_local(peer) => {
-                return self.authenticated(id, now, sink);
-            }
             Some(ClientAuth::Scram(verifier)) => {
                 Stage::ScramFirst(Box::new(ScramServer::new(verifier, nonce)))
             }
