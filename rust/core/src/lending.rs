@@ -335,7 +335,7 @@ impl Core {
         if !self.hungry.contains(&pool_id) {
             self.hungry.push(pool_id);
         }
-        if self.closing as usize >= self.hungry.len() {
+        if self.idle_servers == 0 || self.closing as usize >= self.hungry.len() {
             return;
         }
         let min = self.config.min_connections;
