@@ -197,8 +197,15 @@ impl Pin {
 
     /// Takes away the reasons that a successful reset, run outside a transaction, has removed.
     pub(crate) fn reset(&mut self, reset: Reset) {
+        // A statement that lives on this server only runs again without being looked at, so what it
+        // may leave behind counts for as long as it can run.
+        let lives_on = self.has(PinReason::PreparedStatement) || self.has(PinReason::LongStatement);
         let gone = match reset {
             Reset::DiscardAll => !BEYOND_DISCARD_ALL.0,
+            Reset::DeallocateAll => {
+                Reasons::of(&[PinReason::PreparedStatement, PinReason::LongStatement]).0
+            }
+            _ if lives_on => 0,
             Reset::Asyncpg => {
                 Reasons::of(&[
                     PinReason::SessionVariable,
@@ -210,9 +217,6 @@ impl Pin {
             }
             Reset::ResetAll => Reasons::of(&[PinReason::SessionVariable]).0,
             Reset::UnlistenAll => Reasons::of(&[PinReason::Listen]).0,
-            Reset::DeallocateAll => {
-                Reasons::of(&[PinReason::PreparedStatement, PinReason::LongStatement]).0
-            }
             Reset::DiscardTemp => Reasons::of(&[PinReason::TemporaryObject]).0,
             Reset::DiscardSequences => Reasons::of(&[PinReason::Sequence]).0,
             Reset::DiscardPlans => 0,
@@ -250,6 +254,20 @@ mod tests {
         pin.add(Reasons::from_effects(Effects::LISTEN), Now(0));
         pin.reset(Reset::DiscardAll);
         assert!(pin.has(PinReason::Listen) && !pin.has(PinReason::TemporaryObject));
+    }
+
+    #[test]
+    fn what_a_prepared_statement_may_do_counts_until_the_statement_is_gone() {
+        let mut pin = Pin::default();
+        pin.add(Reasons::from_effects(Effects::SQL_PREPARE | Effects::ADVISORY_LOCK), Now(0));
+        for reset in [Reset::Asyncpg, Reset::DeallocateAll] {
+            pin.reset_sent();
+            pin.reset(reset);
+            assert!(pin.has(PinReason::AdvisoryLock), "{reset:?}");
+        }
+        pin.reset_sent();
+        pin.reset(Reset::Asyncpg);
+        assert!(!pin.is_set());
     }
 
     #[test]

@@ -65,8 +65,11 @@ impl Core {
             if message.name.starts_with(NAME_PREFIX) {
                 return self.reserved_name(id, run, at, now, sink);
             }
-            // Behind a reset that is under way the name is a new reason to stay.
+            // Behind a reset that is under way the name is a new reason to stay. What the statement
+            // may leave behind counts from now on: nobody looks at it again when it runs.
+            let verdict = sqlscan::scan(message.query);
             self.pin_for_one(id, PinReason::PreparedStatement, now, sink);
+            self.pin_for(id, verdict, now, sink);
             self.owe(server_id, Owed::forward(Kind::Parse));
             return self.forward_message(id, head, available);
         }

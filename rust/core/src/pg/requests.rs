@@ -265,7 +265,7 @@ impl Core {
             }
         }
         if self.session_mut(id).is_some_and(|session| session.names_due)
-            && !self.names_are_settled(id, server_id, run, at, sink)
+            && !self.names_are_settled(id, server_id, run, at, now, sink)
         {
             return self.stall(id, sink);
         }

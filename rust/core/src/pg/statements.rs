@@ -174,9 +174,9 @@ impl Core {
             }
             if server.status == b'E' {
                 // The transaction has failed: the server refuses a single statement, and the names
-                // stay what they are. Behind a ROLLBACK in the same text it may run; the client's
-                // names are prepared as soon as the server takes them.
-                if verdict.statements > 1 {
+                // stay what they are. Behind a ROLLBACK in the same text or batch it may run; the
+                // client's names are prepared as soon as the server takes them.
+                if verdict.statements > 1 || server.owed.is_open() {
                     if let Some(session) = self.session_mut(id) {
                         session.names_due = true;
                     }
@@ -185,7 +185,7 @@ impl Core {
                 return Step::Again;
             }
             run.flush(at, sink);
-            self.materialise_names(id, server_id, sink);
+            self.materialise_names(id, server_id, now, sink);
         }
         if effects.contains(Effects::SEQUENCE_READ) {
             self.forget_sequences(id, server_id, run, at, sink);
@@ -202,6 +202,7 @@ impl Core {
         server_id: ServerId,
         run: &mut Run<'_>,
         at: usize,
+        now: Now,
         sink: &mut dyn Sink,
     ) -> bool {
         let Some(server) = self.servers.get(server_id) else { return true };
@@ -213,14 +214,20 @@ impl Core {
                 session.names_due = false;
             }
             run.flush(at, sink);
-            self.materialise_names(id, server_id, sink);
+            self.materialise_names(id, server_id, now, sink);
         }
         true
     }
 
     /// SQL is about to use statement names: the client's names are prepared on its server as they
     /// are. The client is pinned, so they stand there until it resets them or leaves.
-    fn materialise_names(&mut self, id: ClientId, server_id: ServerId, sink: &mut dyn Sink) {
+    fn materialise_names(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
         let Some(session) = self.session_mut(id) else { return };
         let named = std::mem::take(&mut session.statements.named);
         session.statements.closed.clear();
@@ -239,6 +246,10 @@ impl Core {
         }
         if !self.scratch.is_empty() {
             sink.send_own(Conn::Server(server_id), &self.scratch);
+        }
+        // From here on nobody looks at them again when they run.
+        for named in named.values() {
+            self.pin_for(id, named.statement.verdict, now, sink);
         }
     }
 

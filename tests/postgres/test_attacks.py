@@ -1,0 +1,81 @@
+"""Attacks: what a hostile or careless client could do to others through the proxy, and cannot.
+
+Each test is a hole that was there once. Next on the path: `test_hostile.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.fix_postgres import Postgres
+from tests.fix_proxy import Proxy
+from tests.wire import Wire, batch, bind, execute, parse, query, sync
+
+Maker = Callable[..., Proxy]
+ASYNCPG_RESET = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"
+LONG = " /*" + "x" * 70_000 + "*/"
+LOCK = "SELECT pg_advisory_lock(4713)"
+LISTEN = "LISTEN attack"
+
+# Ways to run a statement whose effect the proxy has not looked at when it runs.
+UNSEEN = {
+    "a Parse after PREPARE": (
+        query("PREPARE p AS SELECT 1"),
+        batch(LISTEN, name="s"),
+        query("DEALLOCATE ALL"),
+    ),
+    "EXECUTE of a Parse": (
+        parse("s", LISTEN) + sync(),
+        query("EXECUTE s"),
+        query("DEALLOCATE ALL"),
+    ),
+    "EXECUTE behind a reset": (
+        query(f"PREPARE p AS {LOCK}"),
+        query(ASYNCPG_RESET),
+        query("EXECUTE p"),
+        query("DEALLOCATE ALL"),
+    ),
+    "PREPARE behind ROLLBACK in one batch": (
+        query("BEGIN"),
+        batch("SELECT 1 / 0"),
+        batch("ROLLBACK", end=b"") + batch(f"PREPARE p AS {LOCK}"),
+    ),
+    "a long statement behind a reset": (
+        parse("s", LOCK + LONG) + sync(),
+        query(ASYNCPG_RESET),
+        bind("", "s") + execute() + sync(),
+        query("DEALLOCATE ALL"),
+    ),
+}
+TRACES = (
+    "SELECT count(*) FROM pg_listening_channels()",
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
+    "SELECT count(*) FROM pg_prepared_statements",
+)
+
+
+@pytest.fixture
+def single(postgres15: Postgres, proxy: Maker) -> Proxy:
+    """Give a proxy with one server: whoever holds it keeps all others waiting."""
+    return proxy(postgres15, pool={"max_connections": 1, "connection_borrow_timeout": "20s"})
+
+
+def is_held(client: Wire) -> bool:
+    """Return whether a query of this client, sent here, waits for another client's server."""
+    client.send(query("SELECT 'free'"))
+    return client.quiet(0.3)
+
+
+@pytest.mark.parametrize("how", UNSEEN)
+def test_what_runs_by_a_name_of_its_own_leaves_nothing(how: str, single: Proxy) -> None:
+    """Statements that live on one server only keep their client there with all they may do."""
+    with single.wire() as client, single.wire() as other:
+        for request in UNSEEN[how]:
+            client.send(request)
+            client.until("Z")
+        assert is_held(other)
+        client.close()
+        other.until("Z")
+        assert [other.value(sql) for sql in TRACES] == ["0"] * len(TRACES)
