@@ -5,6 +5,7 @@ Each test is a hole that was there once. Next on the path: `test_hostile.py`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -79,3 +80,32 @@ def test_what_runs_by_a_name_of_its_own_leaves_nothing(how: str, single: Proxy) 
         client.close()
         other.until("Z")
         assert [other.value(sql) for sql in TRACES] == ["0"] * len(TRACES)
+
+
+def busy(front: Proxy, stop: threading.Event, failures: list[BaseException]) -> None:
+    """Ask without a pause until told to stop."""
+    try:
+        with front.wire("postgres") as client:
+            while not stop.is_set():
+                client.value("SELECT pg_sleep(0.002)")
+    except BaseException as failure:
+        failures.append(failure)
+
+
+def test_the_first_client_of_a_pool_is_served_beside_a_busy_pool(
+    postgres15: Postgres, proxy: Maker
+) -> None:
+    """A login that needs a server waits its turn, not until nobody else wants one."""
+    front = proxy(postgres15, pool={"max_connections": 1, "connection_borrow_timeout": "10s"})
+    stop, failures = threading.Event(), list[BaseException]()
+    crowd = [threading.Thread(target=busy, args=(front, stop, failures)) for _ in range(8)]
+    for thread in crowd:
+        thread.start()
+    try:
+        with front.wire("guest") as client:
+            assert client.value("SELECT current_user") == "guest"
+    finally:
+        stop.set()
+        for thread in crowd:
+            thread.join()
+    assert failures == []

@@ -252,10 +252,10 @@ impl Core {
         self.hungry.iter().filter(|id| **id != pool_id).any(|id| {
             let Some(other) = pools.get_mut(*id) else { return false };
             let slack = if other.servers == 0 { 0 } else { TICKETS_OVERTAKEN_MAX };
-            match (other.oldest_ticket(is_live), own_oldest) {
+            match (other.oldest_claim(is_live), own_oldest) {
                 (Some(theirs), Some(own)) => theirs.saturating_add(slack) < own,
-                (Some(_), None) => true,
-                (None, own) => !other.welcoming.is_empty() && own.is_none(),
+                (theirs, None) => theirs.is_some(),
+                (None, Some(_)) => false,
             }
         })
     }
@@ -359,7 +359,7 @@ impl Core {
                 |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
             let pools = &mut self.pools;
             let oldest = self.hungry.iter().enumerate().min_by_key(|(_, id)| {
-                let ticket = pools.get_mut(**id).and_then(|pool| pool.oldest_ticket(is_live));
+                let ticket = pools.get_mut(**id).and_then(|pool| pool.oldest_claim(is_live));
                 ticket.unwrap_or(u64::MAX)
             });
             let Some((index, &pool_id)) = oldest else { return };

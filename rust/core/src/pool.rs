@@ -46,6 +46,8 @@ pub(crate) struct Pool {
     waiting: u32,
     /// Clients logged in that wait for `params`.
     pub(crate) welcoming: Vec<ClientId>,
+    /// The first one's place among the waiters of all pools.
+    welcoming_ticket: u64,
     /// Server connections, under way ones included.
     pub(crate) servers: u32,
     /// Those under way.
@@ -70,6 +72,7 @@ impl Pool {
             waiters: VecDeque::new(),
             waiting: 0,
             welcoming: Vec::new(),
+            welcoming_ticket: 0,
             servers: 0,
             connecting: 0,
             clients: 0,
@@ -77,6 +80,14 @@ impl Pool {
             timer: Timer::default(),
             last_failure: None,
         }
+    }
+
+    /// A client has logged in and waits for `params`.
+    pub(crate) fn await_params(&mut self, ticket: u64, client: ClientId) {
+        if self.welcoming.is_empty() {
+            self.welcoming_ticket = ticket;
+        }
+        self.welcoming.push(client);
     }
 
     /// Puts a client at the end of the queue.
@@ -117,6 +128,13 @@ impl Pool {
             self.waiters.pop_front();
         }
         None
+    }
+
+    /// The ticket of whoever has waited longest for a server of this pool, be it for a request or
+    /// for the end of a login.
+    pub(crate) fn oldest_claim(&mut self, is_live: impl Fn(u64, ClientId) -> bool) -> Option<u64> {
+        let welcoming = (!self.welcoming.is_empty()).then_some(self.welcoming_ticket);
+        self.oldest_ticket(is_live).into_iter().chain(welcoming).min()
     }
 
     /// A live waiter's place in the queue, from 1; entries that left ahead of it are not counted.

@@ -435,7 +435,8 @@ impl Core {
             self.welcome(id, now, sink);
             self.grow(pool_id, now, sink);
         } else {
-            pool.welcoming.push(id);
+            self.next_ticket += 1;
+            pool.await_params(self.next_ticket, id);
             // The first connection takes its time even where nobody may wait for a free one.
             let patience = match self.config.borrow_timeout_ms {
                 0 => self.config.connect_timeout_ms,
