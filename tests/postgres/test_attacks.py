@@ -109,3 +109,14 @@ def test_the_first_client_of_a_pool_is_served_beside_a_busy_pool(
         for thread in crowd:
             thread.join()
     assert failures == []
+
+
+def test_a_minimum_does_not_keep_other_pools_out(postgres15: Postgres, proxy: Maker) -> None:
+    """Warm servers of one pool are no reason to serve another one never."""
+    pool = {"max_connections": 2, "min_connections": 2, "connection_borrow_timeout": "5s"}
+    front = proxy(postgres15, pool=pool)
+    with front.wire("postgres") as first:
+        assert first.value("SELECT current_user") == "postgres"
+        with front.wire("guest") as second:
+            assert second.value("SELECT current_user") == "guest"
+            assert first.value("SELECT current_user") == "postgres"

@@ -240,17 +240,20 @@ impl Core {
         else {
             return false;
         };
-        if self.pools.get(pool_id).is_some_and(|pool| pool.servers <= min)
-            || self.closing as usize >= self.hungry.len()
-        {
+        if self.closing as usize >= self.hungry.len() {
             return false;
         }
+        let at_minimum = self.pools.get(pool_id).is_some_and(|pool| pool.servers <= min);
         let clients = &self.clients;
         let is_live =
             |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
         let pools = &mut self.pools;
         self.hungry.iter().filter(|id| **id != pool_id).any(|id| {
             let Some(other) = pools.get_mut(*id) else { return false };
+            // A minimum keeps servers warm; it keeps nobody out who has none.
+            if at_minimum && other.servers > 0 {
+                return false;
+            }
             let slack = if other.servers == 0 { 0 } else { TICKETS_OVERTAKEN_MAX };
             match (other.oldest_claim(is_live), own_oldest) {
                 (Some(theirs), Some(own)) => theirs.saturating_add(slack) < own,
@@ -338,15 +341,21 @@ impl Core {
         if self.idle_servers == 0 || self.closing as usize >= self.hungry.len() {
             return;
         }
+        // A pool that has none and is asked for one may take what another only keeps warm.
+        let may_take_warm = self
+            .pools
+            .get(pool_id)
+            .is_some_and(|pool| pool.servers == 0 && (pool.waiting() > 0 || pool.is_welcoming()));
         let min = self.config.min_connections;
         let victim = self
             .pools
             .iter()
-            .filter(|(id, pool)| *id != pool_id && (pool.servers > min || pool.clients == 0))
-            .filter_map(|(_, pool)| pool.idle.first())
-            .min_by_key(|id| self.servers.get(**id).map(|server| server.since))
-            .copied();
-        if let Some(victim) = victim {
+            .filter(|(id, _)| *id != pool_id)
+            .map(|(_, pool)| (pool.clients > 0 && pool.servers <= min, pool.idle.first()))
+            .filter(|(is_warm, _)| !is_warm || may_take_warm)
+            .filter_map(|(is_warm, oldest)| Some((is_warm, *oldest?)))
+            .min_by_key(|(is_warm, id)| (*is_warm, self.servers.get(*id).map(|s| s.since)));
+        if let Some((_, victim)) = victim {
             self.retire(victim, now, sink);
         }
     }

@@ -90,6 +90,11 @@ impl Pool {
         self.welcoming.push(client);
     }
 
+    /// Whether a login waits for `params`.
+    pub(crate) fn is_welcoming(&self) -> bool {
+        !self.welcoming.is_empty()
+    }
+
     /// Puts a client at the end of the queue.
     pub(crate) fn enqueue(&mut self, ticket: u64, client: ClientId) {
         self.waiters.push_back((ticket, client));
