@@ -12,7 +12,7 @@ import pytest
 
 from tests.fix_postgres import Postgres
 from tests.fix_proxy import Proxy
-from tests.wire import Wire, batch, bind, execute, parse, query, sync
+from tests.wire import Wire, batch, bind, execute, parse, query, sync, tags
 
 Maker = Callable[..., Proxy]
 ASYNCPG_RESET = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"
@@ -80,6 +80,36 @@ def test_what_runs_by_a_name_of_its_own_leaves_nothing(how: str, single: Proxy) 
         client.close()
         other.until("Z")
         assert [other.value(sql) for sql in TRACES] == ["0"] * len(TRACES)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"Standard_Conforming_Strings": "off"},
+        {"options": "-c standard_conforming-strings=off"},
+        {"options": "-c standard\\_conforming_strings=off"},
+    ],
+    ids=["case", "mixed", "escaped"],
+)
+def test_start_up_parameters_that_move_quotes_pin_in_any_spelling(
+    parameters: dict[str, str], single: Proxy
+) -> None:
+    """A LISTEN that only the server sees does not reach the next client."""
+    with single.wire(**parameters) as client, single.wire(**parameters) as other:
+        assert "E" not in tags(client.ask("SELECT '\\''; LISTEN attack; --'"))
+        assert client.value("SHOW standard_conforming_strings") == "off"
+        assert is_held(other)
+        client.close()
+        other.until("Z")
+        assert other.value(TRACES[0]) == "0"
+
+
+def test_a_search_path_of_temporary_objects_pins(single: Proxy) -> None:
+    """CREATE TABLE makes a temporary table there."""
+    path = {"options": "-c search_path=pg_temp"}
+    with single.wire(**path) as client, single.wire(**path) as other:
+        assert "E" not in tags(client.ask("CREATE TABLE attack (x int)"))
+        assert is_held(other)
 
 
 def busy(front: Proxy, stop: threading.Event, failures: list[BaseException]) -> None:

@@ -27,17 +27,23 @@ const OPAQUE_ENCODINGS: [&[u8]; 8] =
     [b"sjis", b"big5", b"gbk", b"uhc", b"gb18030", b"johab", b"shift", b"windows9"];
 
 impl StartupParams {
-    /// Whether these parameters make SQL text mean something else than the scanner believes.
+    /// Whether these parameters make SQL text mean something else than the scanner believes: where
+    /// literals end, or which tables are temporary. Names of settings ignore case.
     pub(crate) fn is_opaque(&self) -> bool {
-        self.0.iter().any(|(name, value)| match &**name {
+        self.0.iter().any(|(name, value)| match &*name.to_ascii_lowercase() {
             b"client_encoding" => is_opaque_encoding(value),
             b"standard_conforming_strings" => !value.eq_ignore_ascii_case(b"on"),
+            b"search_path" => contains(&value.to_ascii_lowercase(), b"pg_temp"),
             b"options" => {
-                let value = value.to_ascii_lowercase();
-                contains(&value, b"standard_conforming_strings")
-                    || contains(&value, b"client_encoding")
-                    || contains(&value, b"client-encoding")
-                    || contains(&value, b"standard-conforming-strings")
+                // As PostgreSQL reads them: a backslash is dropped, `-` in a name is `_`.
+                let plain: Vec<u8> = value
+                    .iter()
+                    .filter(|byte| **byte != b'\\')
+                    .map(|byte| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() })
+                    .collect();
+                [&b"standard_conforming_strings"[..], b"client_encoding", b"pg_temp"]
+                    .iter()
+                    .any(|name| contains(&plain, name))
             }
             _ => false,
         })
@@ -157,6 +163,23 @@ mod tests {
                 value.as_bytes().into(),
             )]);
             assert_eq!(params.is_opaque(), opaque, "{value}");
+        }
+    }
+
+    #[test]
+    fn settings_that_move_quotes_or_tables_are_known_by_any_spelling() {
+        for (name, value, opaque) in [
+            ("Standard_Conforming_Strings", "off", true),
+            ("standard_conforming_strings", "on", false),
+            ("options", "-c standard_conforming-strings=off", true),
+            ("options", "-c Client\\_encoding=SJIS", true),
+            ("options", "-c search_path=pg\\_temp", true),
+            ("options", "-c work_mem=1MB", false),
+            ("SEARCH_PATH", "\"PG_TEMP\"", true),
+            ("search_path", "public", false),
+        ] {
+            let params = StartupParams(vec![(name.as_bytes().into(), value.as_bytes().into())]);
+            assert_eq!(params.is_opaque(), opaque, "{name}={value}");
         }
     }
 }
