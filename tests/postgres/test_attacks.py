@@ -112,6 +112,28 @@ def test_a_search_path_of_temporary_objects_pins(single: Proxy) -> None:
         assert is_held(other)
 
 
+def test_a_long_parse_that_is_skipped_shows_no_foreign_statement(single: Proxy) -> None:
+    """The unnamed statement of another client does not run in the place of one that failed."""
+    with single.wire() as client, single.wire() as other:
+        client.send(batch("SELECT 'secret'"))
+        client.until("Z")
+        other.send(bind("", "none") + parse("", "SELECT 1" + LONG) + sync())
+        assert tags(other.until("Z")) == "EZ"
+        other.send(bind() + execute() + sync())
+        answer = other.until("Z")
+        assert [got.fields()["C"] for got in answer if got.tag == "E"] == ["26000"], answer
+
+
+def test_a_long_parse_of_a_name_in_use_is_refused(single: Proxy) -> None:
+    """A second statement of the same name is an error of its length, as on a direct connection."""
+    with single.wire() as client:
+        client.send(batch("SELECT 'short'", name="s"))
+        client.until("Z")
+        client.send(parse("s", "SELECT 'long'" + LONG) + sync())
+        answer = client.until("Z")
+        assert [got.fields()["C"] for got in answer if got.tag == "E"] == ["42P05"], answer
+
+
 def busy(front: Proxy, stop: threading.Event, failures: list[BaseException]) -> None:
     """Ask without a pause until told to stop."""
     try:

@@ -124,6 +124,13 @@ pub fn bind_head(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], rest_bytes:
     });
 }
 
+/// Appends the beginning of a Parse up to and with its name; the `rest_bytes` of text and parameter
+/// types follow from elsewhere.
+pub fn parse_head(out: &mut Vec<u8>, name: &[u8], rest_bytes: usize) {
+    out.push(tag::PARSE);
+    counted(out, rest_bytes, |out| put_text(out, name));
+}
+
 /// Appends a Describe. `kind` is `S` (statement) or `P` (portal).
 pub fn describe(out: &mut Vec<u8>, kind: u8, name: &[u8]) {
     named(out, tag::DESCRIBE, kind, name);

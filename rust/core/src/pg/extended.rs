@@ -243,6 +243,19 @@ impl Core {
         if is_named && body.starts_with(NAME_PREFIX) {
             return self.reserved_name(id, run, at, now, sink);
         }
+        if is_named {
+            let name = body.get(..name_len).unwrap_or_default();
+            let session = self.clients.get(id).and_then(|c| c.session.as_deref());
+            match session.map_or(Meaning::AsItIs, |session| meaning(session, name)) {
+                Meaning::Unconfirmed => return self.stall(id, sink),
+                Meaning::Statement(statement) => {
+                    let name = name.to_vec();
+                    return self
+                        .long_duplicate(id, server_id, &statement, &name, run, at, head, sink);
+                }
+                Meaning::AsItIs => {}
+            }
+        }
         let mut scanner = Box::new(Scanner::new());
         let text = body.get(name_len + 1..).unwrap_or_default();
         let nul = text.iter().position(|byte| *byte == 0);
@@ -257,11 +270,15 @@ impl Core {
             return Step::Ended;
         };
         session.long_named |= is_named;
+        let mut note = Note::None;
         if !is_named {
-            session.statements.unnamed = None;
-            server.statements.unnamed = Statement::LONG;
+            // Skipped, it leaves both sides what they had: that may be another client's.
+            let client = session.statements.unnamed.take();
+            session.statements.unnamed_changed_in = session.batch;
+            let before = std::mem::replace(&mut server.statements.unnamed, Statement::LONG);
+            note = Note::Unnamed { client, server: before };
         }
-        server.owed.push(Owed::forward(Kind::Parse));
+        server.owed.push(Owed::noted(Kind::Parse, note));
         let step = self.forward_message(id, head, available);
         if verdict.is_none() {
             if let Some(client) = self.clients.get_mut(id) {
@@ -269,6 +286,38 @@ impl Core {
             }
         }
         step
+    }
+
+    /// As [`Core::parse_duplicate`]: only the name is replaced, the text streams behind it.
+    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
+    fn long_duplicate(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        statement: &Rc<Statement>,
+        name: &[u8],
+        run: &mut Run<'_>,
+        at: usize,
+        head: Head,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        if !self.ensure_on_server(id, server_id, statement, run, at, sink) {
+            return self.stall(id, sink);
+        }
+        let server_name = self.server_name(statement.id);
+        let shown =
+            Note::Shown { server_name: server_name.as_bytes().into(), client_name: name.into() };
+        let behind_name = HEAD_BYTES + name.len() + 1;
+        self.scratch.clear();
+        let rest_bytes = head.total() - behind_name;
+        write::parse_head(&mut self.scratch, server_name.as_bytes(), rest_bytes);
+        run.flush(at, sink);
+        sink.send_own(Conn::Server(server_id), &self.scratch);
+        self.owe(server_id, Owed::noted(Kind::Parse, shown));
+        // The text follows as it stands.
+        run.start = at + behind_name;
+        let available = run.rest(at).len();
+        self.forward_message(id, head, available)
     }
 
     /// A client that puts a name of ours on its server could run other clients into it.

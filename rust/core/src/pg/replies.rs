@@ -311,9 +311,11 @@ impl Core {
                     named.confirmed = true;
                 }
             }
-            Note::Unnamed { server, .. } => {
+            Note::Unnamed { server: before, .. } => {
+                let is_gone =
+                    before == Statement::LONG && server.statements.unnamed != Statement::LONG;
                 if let Some(session) = client.and_then(|client| self.session_mut(client)) {
-                    if server == Statement::LONG && !session.long_named {
+                    if is_gone && !session.long_named {
                         session.pin.remove(PinReason::LongStatement);
                     }
                 }
@@ -584,10 +586,13 @@ impl Core {
                 if server.owed.is_unnamed_settled_later(&had, before) {
                     return;
                 }
-                statements.unnamed = before;
+                let was = std::mem::replace(&mut statements.unnamed, before);
                 if let Some(session) = session {
                     session.statements.unnamed = had;
                     session.statements.unnamed_changed_in = 0;
+                    if was == Statement::LONG && before != was && !session.long_named {
+                        session.pin.remove(PinReason::LongStatement);
+                    }
                 }
             }
             Note::UnnamedOnServer { server } => {
