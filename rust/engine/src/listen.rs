@@ -33,7 +33,7 @@ impl Listener {
         let flags = fcntl_getfl(&fd)?;
         fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
         // Once here instead of five system calls for each client: accepted sockets inherit them.
-        net::set_tcp_options(&fd);
+        net::set_listener_options(&fd);
         Ok(Self { fd, unix })
     }
 
