@@ -12,7 +12,7 @@ import pytest
 
 from tests.fix_postgres import Postgres
 from tests.fix_proxy import Proxy
-from tests.wire import Wire, batch, bind, execute, parse, query, sync, tags
+from tests.wire import Wire, batch, bind, copy_done, execute, parse, query, sync, tags
 
 Maker = Callable[..., Proxy]
 ASYNCPG_RESET = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"
@@ -132,6 +132,25 @@ def test_a_long_parse_of_a_name_in_use_is_refused(single: Proxy) -> None:
         client.send(parse("s", "SELECT 'long'" + LONG) + sync())
         answer = client.until("Z")
         assert [got.fields()["C"] for got in answer if got.tag == "E"] == ["42P05"], answer
+
+
+@pytest.mark.parametrize("what", ["names", "known names", "ends", "both"])
+def test_a_batch_longer_than_the_reply_queue_is_answered(what: str, single: Proxy) -> None:
+    """Replies that the server keeps back until Sync do not block what leads to the Sync."""
+    count = 5_000
+    with single.wire() as client:
+        if what == "known names":
+            client.send(batch("SELECT 1", name="known"))
+            client.until("Z")
+        between = copy_done() if what == "both" else b""
+        if what == "ends":
+            parts = [parse("", "SELECT 1"), *([copy_done()] * count), bind(), execute()]
+        else:
+            parts = [parse(f"s{number}", "SELECT 1") + between for number in range(count)]
+        client.send(b"".join(parts) + sync())
+        answer = client.until("Z")
+        assert "E" not in tags(answer)
+        assert client.value("SELECT 'alive'") == "alive"
 
 
 def busy(front: Proxy, stop: threading.Event, failures: list[BaseException]) -> None:

@@ -97,10 +97,13 @@ pub(crate) struct Queue {
     open: bool,
     /// The server reported an error and reads nothing but Sync.
     skipping: bool,
+    /// Behind the last entry the server was asked for the replies that it holds back.
+    flushed: bool,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, owed: Owed) {
+        self.flushed = false;
         match owed.kind {
             Kind::Query | Kind::Function => {
                 // Inside a batch that failed the server drops these, too.
@@ -124,6 +127,20 @@ impl Queue {
             }
         }
         self.entries.push_back(owed);
+    }
+
+    /// Notes the end of copy data; an end right behind another one ends nothing more.
+    pub(crate) fn push_copy_end(&mut self) {
+        let is_last = |owed: &Owed| owed.kind == Kind::CopyEnd;
+        if self.entries.back().is_some_and(|owed| !is_last(owed)) {
+            self.push(Owed::forward(Kind::CopyEnd));
+        }
+    }
+
+    /// Whether the server holds replies back until a Flush or Sync, and has not been asked for them
+    /// since the last entry. It is counted as asked from now on.
+    pub(crate) fn wants_flush(&mut self) -> bool {
+        self.open && !std::mem::replace(&mut self.flushed, true)
     }
 
     pub(crate) fn front(&self) -> Option<&Owed> {

@@ -333,17 +333,7 @@ impl Core {
         now: Now,
         sink: &mut dyn Sink,
     ) {
-        loop {
-            let Some(server) = self.servers.get_mut(id) else { return };
-            let Some(kind) = server.owed.front().map(|owed| owed.kind) else { break };
-            if kind == Kind::CopyEnd && server.copy_in == CopyIn::No {
-                server.owed.pop();
-            } else if kind == Kind::Synthetic {
-                self.emit_synthetic(id, run, at, sink);
-            } else {
-                break;
-            }
-        }
+        self.emit_synthetic(id, run, at, sink);
         self.at_idle_point(id, run, at, now, sink);
     }
 
@@ -357,7 +347,7 @@ impl Core {
     ) {
         loop {
             let Some(server) = self.servers.get_mut(id) else { return };
-            if server.owed.front().is_none_or(|owed| owed.kind != Kind::Synthetic) {
+            if !is_synthetic_due(server) {
                 return;
             }
             let client = server.client();
@@ -379,10 +369,8 @@ impl Core {
         sink: &mut dyn Sink,
     ) {
         loop {
-            let Some(server) = self.servers.get(id) else { return };
-            if server.stream_left > 0
-                || server.owed.front().is_none_or(|owed| owed.kind != Kind::Synthetic)
-            {
+            let Some(server) = self.servers.get_mut(id) else { return };
+            if server.stream_left > 0 || !is_synthetic_due(server) {
                 return;
             }
             self.pop_owed(id);
@@ -664,6 +652,17 @@ impl Core {
         sink.event(Event::ProtocolViolation { side: "server", reason: why });
         sink.close(Conn::Server(id));
         self.server_broke(id, why, crate::errors::PROTOCOL_VIOLATION, now, sink);
+    }
+}
+
+/// Whether a ParseComplete of ours comes next. The end of copy data that nobody reads is passed
+/// over on the way: PostgreSQL ignores it.
+fn is_synthetic_due(server: &mut server::Server) -> bool {
+    loop {
+        match server.owed.front().map(|owed| owed.kind) {
+            Some(Kind::CopyEnd) if server.copy_in == CopyIn::No => server.owed.pop(),
+            kind => return kind == Some(Kind::Synthetic),
+        };
     }
 }
 

@@ -245,7 +245,7 @@ impl Core {
     ) -> Step {
         let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
         if server.owed.len() >= REPLIES_MAX {
-            return self.stall(id, sink);
+            return self.wait_for_replies(id, server_id, run, at, sink);
         }
         let available = run.rest(at).len();
         let told_fatal = self
@@ -401,9 +401,7 @@ impl Core {
             if let CopyIn::Reading { ended } = &mut server.copy_in {
                 *ended = true;
             }
-            if !server.owed.is_empty() {
-                server.owed.push(Owed::forward(Kind::CopyEnd));
-            }
+            server.owed.push_copy_end();
         }
         self.forward_message(id, head, available)
     }
@@ -466,6 +464,30 @@ impl Core {
             // Which kind of request it is shows when its head is read again.
             session.refuse = Refuse::Request;
         }
+    }
+
+    /// As much is owed as is kept. The server may hold all of it back until it reads a Sync that
+    /// the client has not sent yet, so it is asked for what is due.
+    fn wait_for_replies(
+        &mut self,
+        id: ClientId,
+        server_id: ServerId,
+        run: &mut Run<'_>,
+        at: usize,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        self.flush_synthetic(id, server_id, sink);
+        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
+        if server.owed.len() < REPLIES_MAX {
+            return Step::Again;
+        }
+        if server.owed.wants_flush() {
+            run.flush(at, sink);
+            self.scratch.clear();
+            write::flush(&mut self.scratch);
+            sink.send_own(Conn::Server(server_id), &self.scratch);
+        }
+        self.stall(id, sink)
     }
 
     /// The client goes on when the server has answered what it owes.
