@@ -6,13 +6,25 @@ Each test is a hole that was there once. Next on the path: `test_hostile.py`.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.fix_postgres import Postgres
 from tests.fix_proxy import Proxy
-from tests.wire import Wire, batch, bind, copy_done, execute, parse, query, sync, tags
+from tests.wire import (
+    Wire,
+    WireError,
+    batch,
+    bind,
+    copy_done,
+    execute,
+    parse,
+    query,
+    sync,
+    tags,
+)
 
 Maker = Callable[..., Proxy]
 ASYNCPG_RESET = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"
@@ -191,3 +203,23 @@ def test_a_minimum_does_not_keep_other_pools_out(postgres15: Postgres, proxy: Ma
         with front.wire("guest") as second:
             assert second.value("SELECT current_user") == "guest"
             assert first.value("SELECT current_user") == "postgres"
+
+
+def test_a_pool_that_cannot_be_set_up_does_not_hold_up_others(
+    postgres15: Postgres, proxy: Maker
+) -> None:
+    """A client whose start-up parameters make init_query fail delays nobody else's connections."""
+    front = proxy(
+        postgres15,
+        pool={
+            "max_connections": 4,
+            "connection_borrow_timeout": "2s",
+            "init_query": "CREATE TEMP TABLE init (x int)",
+        },
+    )
+    with pytest.raises(WireError, match="Timed-out"):
+        front.wire("guest", default_transaction_read_only="on")
+    begun = time.monotonic()
+    with front.wire("postgres") as client:
+        assert client.value("SELECT 1") == "1"
+    assert time.monotonic() - begun < 0.8

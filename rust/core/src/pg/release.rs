@@ -282,7 +282,7 @@ impl Core {
             let why = server.failure.take().unwrap_or_default();
             if server.fresh {
                 let reason = format!("{} failed on a new connection: {why}", task.as_str());
-                self.connect_failed(id, reason, None, now, sink);
+                self.connect_failed(id, reason, Some(None), now, sink);
             } else {
                 self.stats.server_failures += 1;
                 let task = task.as_str();

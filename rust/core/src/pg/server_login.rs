@@ -210,7 +210,7 @@ impl Core {
         // stays.
         let passing =
             sqlstate.is_some_and(|code| matches!(&code[..2], b"53" | b"57" | b"58" | b"08"));
-        self.connect_failed(id, reason.clone(), sqlstate, now, sink);
+        self.connect_failed(id, reason.clone(), Some(sqlstate), now, sink);
         sink.close(Conn::Server(id));
         self.forget_server(id, now, sink);
         if !passing {
@@ -218,12 +218,13 @@ impl Core {
         }
     }
 
-    /// Notes a failed attempt to connect: back-off, cause, event.
+    /// Notes a failed attempt to connect: back-off, cause, event. `answer` is none if the server
+    /// gave none, and else the SQLSTATE that it gave, if any.
     pub(crate) fn connect_failed(
         &mut self,
         id: ServerId,
         reason: String,
-        sqlstate: Option<[u8; 5]>,
+        answer: Option<Option<[u8; 5]>>,
         now: Now,
         sink: &mut dyn Sink,
     ) {
@@ -234,14 +235,16 @@ impl Core {
         pool.backoff.fail(now);
         pool.last_failure = Some(reason.clone());
         let name = pool.name.clone();
-        // A server that answers is no unreachable address.
+        // A server that answers is no unreachable address: what is wrong with this pool (its
+        // user's password, its init_query) delays no other one.
         if let Some(backoff) = self.target_backoff.get_mut(target) {
-            if sqlstate.is_none() {
+            if answer.is_none() {
                 backoff.fail(now);
             } else {
                 backoff.succeed();
             }
         }
+        let sqlstate = answer.flatten();
         sink.event(Event::ServerFailed { pool: name, reason, sqlstate });
     }
 
