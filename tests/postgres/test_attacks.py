@@ -20,6 +20,7 @@ from tests.wire import (
     bind,
     copy_done,
     execute,
+    function_call,
     parse,
     query,
     sync,
@@ -163,6 +164,16 @@ def test_a_batch_longer_than_the_reply_queue_is_answered(what: str, single: Prox
         answer = client.until("Z")
         assert "E" not in tags(answer)
         assert client.value("SELECT 'alive'") == "alive"
+
+
+@pytest.mark.parametrize("oid", [2924, 2930])
+def test_a_function_call_that_runs_text_pins(oid: int, single: Proxy) -> None:
+    """query_to_xml and its kin run SQL that the proxy does not see."""
+    with single.wire() as client, single.wire() as other:
+        lock = LOCK.encode()
+        client.send(function_call(oid, [lock, b"\1", b"\1", b""]))
+        assert "E" not in tags(client.until("Z"))
+        assert is_held(other)
 
 
 def busy(front: Proxy, stop: threading.Event, failures: list[BaseException]) -> None:

@@ -586,6 +586,9 @@ impl Core {
             Some(2880..=2883 | 2886..=2889) => PinReason::AdvisoryLock,
             Some(1574 | 1576 | 1765) => PinReason::Sequence,
             Some(1599) => PinReason::Seed,
+            Some(2172 | 3779 | 3786 | 4220..=4224 | 6006) => PinReason::ForeignSession,
+            // These run SQL given as text: query_to_xml and its kin, ts_rewrite, ts_stat.
+            Some(2924 | 2927 | 2930 | 3685 | 3689 | 3690) => PinReason::Unsure,
             Some(_) => return,
             None => PinReason::Unsure,
         };
