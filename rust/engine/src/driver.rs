@@ -62,8 +62,8 @@ pub(crate) trait Driver {
     /// Makes an accepted socket the connection of a client.
     fn adopt(&mut self, id: ClientId, socket: OwnedFd);
 
-    /// Queues a range of the chunk that is being handled.
-    fn send(&mut self, to: Conn, range: Range<usize>);
+    /// Queues a range of the chunk that is being handled, whose bytes are `chunk`.
+    fn send(&mut self, to: Conn, chunk: &[u8], range: Range<usize>);
 
     /// Queues a copy of these bytes.
     fn send_own(&mut self, to: Conn, bytes: &[u8]);
@@ -84,7 +84,8 @@ pub(crate) trait Driver {
     /// Reads again.
     fn resume_read(&mut self, conn: Conn);
 
-    /// Carries out what one call of the core has queued, and takes its chunk back.
+    /// Carries out what one call of the core has queued, at the latest when the turn ends, and
+    /// takes its chunk back.
     fn submit(&mut self, chunk: Option<Self::Chunk>);
 
     /// Closes the listeners.

@@ -21,7 +21,8 @@ use crate::conn::{Flags, Socket, Table};
 use crate::driver::{Completion, Driver, Received};
 use crate::engine::clock;
 use crate::limits::{
-    ACCEPTS_PER_TURN, QUEUE_HIGH, QUEUE_LOW, SERVER_LOOK_MS, SERVER_RETRANSMITS_MAX,
+    ACCEPTS_PER_TURN, DEFER_BYTES_MAX, DEFERRED_SENDS_MAX, QUEUE_HIGH, QUEUE_LOW, SERVER_LOOK_MS,
+    SERVER_RETRANSMITS_MAX,
 };
 use crate::linger::{Lingering, has_unread};
 use crate::listen::{Accepted, Listener, Listeners};
@@ -232,6 +233,17 @@ impl Epoll {
         }
     }
 
+    /// Sends every batch as far as it goes.
+    ///
+    /// Answers to many small messages go out together: a peer that serves several connections wakes
+    /// once for them instead of once each, which is most of what a small send costs.
+    fn flush(&mut self, chunk: &[u8]) {
+        for number in 0..self.batches.count() {
+            self.flush_batch(number, chunk);
+        }
+        self.batches.clear();
+    }
+
     /// Sends a batch as far as it goes and spills the rest.
     #[inline]
     fn flush_batch(&mut self, number: usize, chunk: &[u8]) {
@@ -353,9 +365,13 @@ impl Driver for Epoll {
                     Work::Read(reading) => self.read(reading),
                     Work::Accept { listener, left } => self.accept(listener, left),
                 }
-            } else {
-                let ready = self.poller.next()?;
+            } else if let Some(ready) = self.poller.next() {
                 self.handle_ready(ready)
+            } else if self.batches.count() > 0 {
+                self.flush(&[]);
+                None
+            } else {
+                return None;
             };
             if step.is_some() {
                 return step;
@@ -368,8 +384,12 @@ impl Driver for Epoll {
     }
 
     #[inline]
-    fn send(&mut self, to: Conn, range: Range<usize>) {
-        if let Some(number) = self.batch(to) {
+    fn send(&mut self, to: Conn, chunk: &[u8], range: Range<usize>) {
+        let Some(number) = self.batch(to) else { return };
+        if chunk.len() <= DEFER_BYTES_MAX {
+            // Copied, so that it can wait for the others of this turn.
+            self.batches.add_own(number, chunk.get(range).unwrap_or_default());
+        } else {
             self.batches.add_chunk(number, range);
         }
     }
@@ -448,11 +468,11 @@ impl Driver for Epoll {
 
     #[inline]
     fn submit(&mut self, chunk: Option<Buffer>) {
-        let bytes = chunk.as_ref().map_or(&[][..], |chunk| chunk.bytes());
-        for number in 0..self.batches.count() {
-            self.flush_batch(number, bytes);
+        let waits = chunk.as_ref().is_some_and(|chunk| chunk.bytes().len() <= DEFER_BYTES_MAX)
+            && self.batches.count() < DEFERRED_SENDS_MAX;
+        if !waits {
+            self.flush(chunk.as_ref().map_or(&[][..], |chunk| chunk.bytes()));
         }
-        self.batches.clear();
         if chunk.is_some() {
             self.buffer = chunk;
         }

@@ -11,6 +11,11 @@ pub(crate) const LAST_WORDS_RECEIVES: u8 = 16;
 pub(crate) const QUEUE_HIGH: usize = 256 * 1024;
 /// Bytes queued below which it is told to go on; far from the former, so that it does not flutter.
 pub(crate) const QUEUE_LOW: usize = 64 * 1024;
+/// Bytes of a received message whose answers may wait for others of the same turn; they are copied.
+pub(crate) const DEFER_BYTES_MAX: usize = 2 * 1024;
+/// Sends that wait for each other: enough that a peer with many connections wakes once for several,
+/// few enough that the first does not wait long (some 5 µs a message).
+pub(crate) const DEFERRED_SENDS_MAX: usize = 16;
 /// Slices of one `sendmsg`; a longer list takes a second call.
 pub(crate) const SLICES_PER_SEND: usize = 32;
 /// Connections accepted in one turn, so that a login storm does not starve the running queries.

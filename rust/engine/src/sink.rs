@@ -26,10 +26,10 @@ pub(crate) struct EngineSink<'a, D> {
 
 impl<D: Driver> Sink for EngineSink<'_, D> {
     fn send(&mut self, to: Conn, chunk: ChunkId, range: Range<usize>) {
-        let known = self.chunk.is_some_and(|(id, bytes)| id == chunk && range.end <= bytes.len());
-        debug_assert!(known, "a send refers to a chunk that is not being handled");
-        if known {
-            self.driver.send(to, range);
+        let known = self.chunk.filter(|(id, bytes)| *id == chunk && range.end <= bytes.len());
+        debug_assert!(known.is_some(), "a send refers to a chunk that is not being handled");
+        if let Some((_, bytes)) = known {
+            self.driver.send(to, bytes, range);
         }
     }
 
