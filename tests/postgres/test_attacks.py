@@ -14,6 +14,7 @@ import pytest
 from tests.fix_postgres import Postgres
 from tests.fix_proxy import Proxy
 from tests.wire import (
+    PROTOCOL_3_0,
     Wire,
     WireError,
     batch,
@@ -108,7 +109,10 @@ def test_start_up_parameters_that_move_quotes_pin_in_any_spelling(
     parameters: dict[str, str], single: Proxy
 ) -> None:
     """A LISTEN that only the server sees does not reach the next client."""
-    with single.wire(**parameters) as client, single.wire(**parameters) as other:
+    with (
+        single.wire(version=PROTOCOL_3_0, **parameters) as client,
+        single.wire(version=PROTOCOL_3_0, **parameters) as other,
+    ):
         assert "E" not in tags(client.ask("SELECT '\\''; LISTEN attack; --'"))
         assert client.value("SHOW standard_conforming_strings") == "off"
         assert is_held(other)
@@ -120,7 +124,10 @@ def test_start_up_parameters_that_move_quotes_pin_in_any_spelling(
 def test_a_search_path_of_temporary_objects_pins(single: Proxy) -> None:
     """CREATE TABLE makes a temporary table there."""
     path = {"options": "-c search_path=pg_temp"}
-    with single.wire(**path) as client, single.wire(**path) as other:
+    with (
+        single.wire(version=PROTOCOL_3_0, **path) as client,
+        single.wire(version=PROTOCOL_3_0, **path) as other,
+    ):
         assert "E" not in tags(client.ask("CREATE TABLE attack (x int)"))
         assert is_held(other)
 
@@ -234,3 +241,13 @@ def test_a_pool_that_cannot_be_set_up_does_not_hold_up_others(
     with front.wire("postgres") as client:
         assert client.value("SELECT 1") == "1"
     assert time.monotonic() - begun < 0.8
+
+
+def test_a_function_call_inside_a_batch_harms_nobody_else(postgres: Postgres, proxy: Maker) -> None:
+    """PostgreSQL 18 says idle behind it and then fails the next statement, whoever sends it."""
+    front = proxy(postgres, pool={"max_connections": 1})
+    length = function_call(1317, [b"abc"])
+    with front.wire() as client, front.wire() as other:
+        client.send(parse("", "SELECT 1") + bind() + execute() + length + sync())
+        client.until("Z", 2)
+        assert other.value("SELECT 'clean'") == "clean"

@@ -283,6 +283,10 @@ impl Core {
             tag::SYNC => self.sync(id, server_id, head, available),
             tag::FUNCTION_CALL => {
                 self.pin_for_function(id, run.rest(at), now, sink);
+                if let Some(server) = self.servers.get_mut(server_id) {
+                    // As with a Query there.
+                    server.unfit |= server.owed.is_open();
+                }
                 self.owe(server_id, Owed::forward(Kind::Function));
                 self.next_batch(id, server_id);
                 self.forward_message(id, head, available)
