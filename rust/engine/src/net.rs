@@ -131,8 +131,8 @@ pub(crate) fn loss(error: Errno) -> Gone {
     }
 }
 
-/// Loopback has no path to be fair on: where BBR is the default, its pacing timers alone cost a tenth
-/// of a query's CPU. Reno is always there and does nothing without loss.
+/// Loopback has no path to be fair on: where BBR is the default, its pacing timers alone cost a
+/// tenth of a query's CPU. Reno is always there and does nothing without loss.
 fn set_loopback_options(fd: &OwnedFd, address: &SocketAddr) {
     if address.ip().to_canonical().is_loopback() {
         let _ = sockopt::set_tcp_congestion(fd, "reno");

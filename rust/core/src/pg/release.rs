@@ -129,7 +129,8 @@ impl Core {
         let Some(session) = self.session_mut(id) else { return };
         session.settled = session.batch;
         if !session.statements.closed.is_empty() {
-            session.statements.closed.clear();
+            let settled = session.settled;
+            session.statements.closed.retain(|_, closed_in| *closed_in >= settled);
         }
     }
 
