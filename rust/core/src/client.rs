@@ -20,7 +20,7 @@ use sqlscan::Scanner;
 use crate::ids::ServerId;
 use crate::params::ParamSet;
 use crate::pg::login::Login;
-use crate::pin::Pin;
+use crate::pin::{Pin, PinReason};
 use crate::pool::PoolId;
 use crate::prepared::ClientStatements;
 use crate::sink::{Now, Peer};
@@ -105,6 +105,13 @@ pub(crate) struct Session {
     pub(crate) names_due: bool,
     /// A named statement too long to be kept lives on the linked server.
     pub(crate) long_named: bool,
+}
+
+impl Session {
+    /// Whether its statement names stand on its server as they are, where SQL sees them.
+    pub(crate) fn has_native_names(&self) -> bool {
+        self.pin.has(PinReason::PreparedStatement) && !self.names_due
+    }
 }
 
 /// One client connection.

@@ -576,7 +576,7 @@ impl Core {
 
 /// What a client's name means.
 fn meaning(session: &Session, name: &[u8]) -> Meaning {
-    if session.pin.has(PinReason::PreparedStatement) && !name.is_empty() {
+    if session.has_native_names() && !name.is_empty() {
         return Meaning::AsItIs;
     }
     let statements = &session.statements;

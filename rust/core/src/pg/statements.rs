@@ -13,7 +13,6 @@ use super::requests::Step;
 use crate::core::Core;
 use crate::ids::{ClientId, Conn, ServerId};
 use crate::owed::{Kind, Note, Owed};
-use crate::pin::PinReason;
 use crate::prepared::{Held, ServerName, Statement};
 use crate::sink::{Now, Sink};
 
@@ -37,7 +36,7 @@ impl Core {
     /// Whether the client's names stand on its server as they are.
     pub(crate) fn is_native(&self, id: ClientId) -> bool {
         let session = self.clients.get(id).and_then(|client| client.session.as_ref());
-        session.is_some_and(|session| session.pin.has(PinReason::PreparedStatement))
+        session.is_some_and(|session| session.has_native_names())
     }
 
     /// Sends a statement's Parse, behind a Close if the server may still hold it; the caller owes
