@@ -121,6 +121,34 @@ def test_start_up_parameters_that_move_quotes_pin_in_any_spelling(
         assert other.value(TRACES[0]) == "0"
 
 
+@pytest.mark.parametrize(
+    "setting", ["SET standard_conforming_strings = off", "SET standard_conforming_strings TO 0"]
+)
+def test_a_setting_that_moves_quotes_pins_for_good(setting: str, single: Proxy) -> None:
+    """What only the server sees behind it does not reach the next client, whatever resets run."""
+    with single.wire() as client, single.wire() as other:
+        client.ask(setting)
+        assert "E" not in tags(client.ask("SELECT '\\''; LISTEN attack; --'"))
+        client.ask("RESET ALL")
+        assert is_held(other)
+        client.close()
+        other.until("Z")
+        assert other.value(TRACES[0]) == "0"
+
+
+def test_one_client_holds_a_bounded_amount_of_statement_text(single: Proxy) -> None:
+    """The one that goes on beyond it is told why, and the worker's memory stays."""
+    before = single.rss_bytes()
+    with single.wire() as client:
+        text = "SELECT 1 /*" + "x" * 60_000
+        with pytest.raises(WireError):
+            for n in range(1_000):
+                client.send(parse(f"s{n}", f"{text}{n}*/") + sync())
+                failed = [m.fields()["C"] for m in client.until("Z") if m.tag == "E"]
+                assert not failed
+        assert single.rss_bytes() - before < 100 << 20
+
+
 def test_a_search_path_of_temporary_objects_pins(single: Proxy) -> None:
     """CREATE TABLE makes a temporary table there."""
     path = {"options": "-c search_path=pg_temp"}

@@ -141,6 +141,7 @@ impl Core {
                 sink.send_own(Conn::Client(id), &self.scratch);
             }
             session.params = Rc::clone(&server.params);
+            session.opaque |= server.params.is_opaque();
         }
         let same_name = Rc::ptr_eq(&session.application_name, &server.application_name)
             || session.application_name == server.application_name;

@@ -17,6 +17,10 @@ pub const SERVER_COLLECT_BYTES_MAX: usize = 65_536;
 pub const SCRAM_ITERATIONS_MAX: u32 = 100_000;
 /// Statement names one client may hold.
 pub const CLIENT_STATEMENTS_MAX: usize = 10_000;
+/// Bytes of statement text one client may hold by name.
+pub const CLIENT_STATEMENT_BYTES_MAX: usize = 32 << 20;
+/// Bytes of statement text one server may hold, unless a single batch needs more.
+pub const SERVER_STATEMENT_BYTES_MAX: usize = 8 << 20;
 /// Server connections of one pool that may be under way at a time.
 pub const CONNECTS_IN_FLIGHT_MAX: u32 = 2;
 /// First pause after a failed connect, in milliseconds; doubles up to the next.

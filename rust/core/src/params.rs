@@ -84,6 +84,16 @@ impl ParamSet {
         Rc::new(changed)
     }
 
+    /// Whether the server reads SQL text otherwise than the scanner does (a role's own default,
+    /// say).
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.0.iter().any(|(name, value)| match &**name {
+            b"client_encoding" => is_opaque_encoding(value),
+            b"standard_conforming_strings" => **value != *b"on",
+            _ => false,
+        })
+    }
+
     /// How many parameters there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()

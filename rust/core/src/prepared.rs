@@ -11,6 +11,10 @@ use std::rc::{Rc, Weak};
 
 use sqlscan::Verdict;
 
+use crate::limits::{
+    CLIENT_STATEMENT_BYTES_MAX, CLIENT_STATEMENTS_MAX, SERVER_STATEMENT_BYTES_MAX,
+};
+
 /// One statement, shared by the clients that know it and the servers that hold it.
 #[derive(Debug)]
 pub(crate) struct Statement {
@@ -51,6 +55,8 @@ impl BuildHasher for SeededState {
 }
 
 const SWEEP_MIN: usize = 256;
+/// Texts up to this need no adding up: `CLIENT_STATEMENTS_MAX` of them are 40 MB.
+const SHORT_TEXT_BYTES: usize = 4_096;
 
 impl Statements {
     pub(crate) fn new(seed: u64) -> Self {
@@ -127,6 +133,14 @@ pub(crate) struct ClientStatements {
 }
 
 impl ClientStatements {
+    /// Whether one more text of so many bytes is one too many. Short ones are limited by count
+    /// alone.
+    pub(crate) fn has_no_room_for(&self, text_bytes: usize) -> bool {
+        let held = || self.named.values().map(|named| named.statement.text.len()).sum::<usize>();
+        self.named.len() >= CLIENT_STATEMENTS_MAX
+            || text_bytes > SHORT_TEXT_BYTES && held() + text_bytes > CLIENT_STATEMENT_BYTES_MAX
+    }
+
     /// `DEALLOCATE ALL` has run: every name is gone but those whose Parse came behind it.
     pub(crate) fn forget_confirmed(&mut self) {
         self.named.retain(|_, named| !named.confirmed);
@@ -221,9 +235,11 @@ impl ServerStatements {
     }
 
     /// Takes out the least recently used statement that is confirmed and was not used since `mark`,
-    /// if more than `max` are held. The caller sends its Close.
+    /// if more than `max` are held or their texts are too long together. The caller sends its
+    /// Close.
     pub(crate) fn evict(&mut self, max: usize, mark: u64) -> Option<Rc<Statement>> {
-        if self.kept.len() <= max {
+        let bytes: usize = self.kept.values().map(|kept| kept.statement.text.len()).sum();
+        if self.kept.len() <= max && bytes <= SERVER_STATEMENT_BYTES_MAX {
             return None;
         }
         let (&id, _) = self

@@ -245,7 +245,7 @@ impl Statements {
         if found.temp {
             self.effects |= Effects::TEMP;
         }
-        if found.hidden {
+        if found.hidden || found.recodes {
             self.effects |= Effects::UNSURE;
         }
     }

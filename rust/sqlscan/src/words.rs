@@ -44,6 +44,35 @@ const CHANGING_STARTS: [&[u8]; 8] = [
     b"query_to_xml",
 ];
 
+/// Values of `client_encoding` (or pieces of them) whose text the lexer reads as the server does.
+const PLAIN_ENCODINGS: [&[u8]; 14] = [
+    b"utf8",
+    b"utf",
+    b"8",
+    b"unicode",
+    b"sql_ascii",
+    b"latin1",
+    b"latin9",
+    b"iso",
+    b"8859",
+    b"1",
+    b"15",
+    b"win1252",
+    b"windows",
+    b"1252",
+];
+
+/// A setting that decides how text is cut into tokens, and whether its new value is plainly safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Recoding {
+    #[default]
+    No,
+    /// `standard_conforming_strings` was named; this many values of "on" have followed.
+    Strings(u8),
+    /// `client_encoding` was named, or NAMES.
+    Encoding,
+}
+
 /// What the words have shown so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
@@ -53,6 +82,8 @@ pub(crate) struct Found {
     pub(crate) temp: bool,
     /// A backslash or UESCAPE, behind which a word may hide.
     pub(crate) hidden: bool,
+    /// From here on the server may cut text into other tokens than the lexer does.
+    pub(crate) recodes: bool,
 }
 
 /// A resumable look at words.
@@ -61,13 +92,14 @@ pub(crate) struct Words {
     word: [u8; WORD_BYTES_MAX],
     /// Bytes of the word so far, at most `WORD_BYTES_MAX`.
     len: u8,
+    recoding: Recoding,
     found: Found,
 }
 
 impl Words {
     pub(crate) const fn new() -> Self {
-        let found = Found { changing: false, temp: false, hidden: false };
-        Self { word: [0; WORD_BYTES_MAX], len: 0, found }
+        let found = Found { changing: false, temp: false, hidden: false, recodes: false };
+        Self { word: [0; WORD_BYTES_MAX], len: 0, recoding: Recoding::No, found }
     }
 
     /// Takes the next bytes of the statement, whatever they are to the lexer.
@@ -88,12 +120,19 @@ impl Words {
     /// Ends the statement: gives what was found and starts afresh.
     pub(crate) fn finish(&mut self) -> Found {
         self.end_word();
+        // One value and a safe one, or who knows.
+        let strings = std::mem::take(&mut self.recoding);
+        self.found.recodes |= matches!(strings, Recoding::Strings(values) if values != 1);
         std::mem::take(&mut self.found)
     }
 
     fn end_word(&mut self) {
         let word = self.word.get(..usize::from(self.len)).unwrap_or_default();
         self.len = 0;
+        let is_name = word == &b"standard_conforming_strings"[..WORD_BYTES_MAX];
+        let (recoding, unsafe_value) = recode(self.recoding, word, is_name);
+        self.recoding = recoding;
+        self.found.recodes |= unsafe_value;
         if word.len() < 3 {
             return;
         }
@@ -104,9 +143,50 @@ impl Words {
     }
 }
 
+/// What a word does to the look-out for settings that change how text is read.
+fn recode(state: Recoding, word: &[u8], is_strings: bool) -> (Recoding, bool) {
+    match (state, word) {
+        (_, b"" | b"to") => (state, false),
+        _ if is_strings => (Recoding::Strings(0), false),
+        (_, b"client_encoding" | b"names") => (Recoding::Encoding, false),
+        (Recoding::No, _) => (state, false),
+        (Recoding::Strings(values), b"on" | b"default") => {
+            (Recoding::Strings(values.saturating_add(1)), false)
+        }
+        (Recoding::Encoding, b"default" | b"true" | b"false") => (state, false),
+        (Recoding::Encoding, value) => (state, !PLAIN_ENCODINGS.contains(&value)),
+        (Recoding::Strings(_), _) => (state, true),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_change_how_text_is_read_are_safe_only_with_a_plain_value() {
+        for safe in [
+            "standard_conforming_strings = on",
+            "standard_conforming_strings TO 'on'",
+            "client_encoding TO 'UTF8'",
+            "client_encoding = 'utf-8'",
+            "names 'latin1'",
+            "TimeZone = 'UTC'",
+        ] {
+            assert!(!found(safe.as_bytes()).recodes, "{safe}");
+        }
+        for doubtful in [
+            "standard_conforming_strings = off",
+            "standard_conforming_strings = /* on */ off",
+            "Standard_Conforming_Strings = $1",
+            "standard_conforming_strings",
+            "client_encoding = 's-j-i-s'",
+            "client_encoding = /* utf8 */ big5",
+            "names 'GBK'",
+        ] {
+            assert!(found(doubtful.as_bytes()).recodes, "{doubtful}");
+        }
+    }
 
     fn found(text: &[u8]) -> Found {
         let mut words = Words::new();

@@ -19,7 +19,7 @@ use crate::client::{self, Session};
 use crate::core::Core;
 use crate::errors::{Failure, PROGRAM_LIMIT_EXCEEDED};
 use crate::ids::{ClientId, Conn, ServerId};
-use crate::limits::{CLIENT_STATEMENTS_MAX, COLLECT_BYTES_MAX};
+use crate::limits::{CLIENT_STATEMENT_BYTES_MAX, CLIENT_STATEMENTS_MAX, COLLECT_BYTES_MAX};
 use crate::owed::{Kind, Note, Owed};
 use crate::pin::PinReason;
 use crate::prepared::{Held, NAME_PREFIX, NO_SUCH_NAME, Named, ServerName, Statement};
@@ -81,11 +81,14 @@ impl Core {
             Meaning::Statement(statement) => {
                 self.parse_duplicate(id, server_id, &statement, run, at, head, sink)
             }
-            Meaning::AsItIs if session.statements.named.len() >= CLIENT_STATEMENTS_MAX => {
+            Meaning::AsItIs if session.statements.has_no_room_for(message.query.len()) => {
                 run.flush(at, sink);
                 let failure =
                     Failure::fatal(PROGRAM_LIMIT_EXCEEDED, "too many prepared statements")
-                        .detail(format!("One client may hold {CLIENT_STATEMENTS_MAX}."))
+                        .detail(format!(
+                            "One client may hold {CLIENT_STATEMENTS_MAX} with \
+                             {CLIENT_STATEMENT_BYTES_MAX} bytes of text."
+                        ))
                         .hint("Close statements that are not used, or lower the driver's cache.");
                 self.end_client(id, &failure, now, sink);
                 Step::Ended

@@ -475,6 +475,7 @@ impl Core {
         let Some(pool) = self.pools.get(session.pool) else { return };
         let Some(params) = &pool.params else { return };
         session.params = Rc::clone(params);
+        session.opaque |= params.is_opaque();
         if session.application_name.is_empty() {
             session.application_name = Rc::clone(&pool.application_name);
             session.application_name_at_start = Rc::clone(&pool.application_name);

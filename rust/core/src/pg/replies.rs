@@ -407,6 +407,7 @@ impl Core {
         let Some(session) = self.session_mut(client) else { return Verdict::Ended };
         let is_name = ParameterStatus::read(body).is_ok_and(|p| p.name == APPLICATION_NAME);
         if !is_name {
+            session.opaque |= params.is_opaque();
             session.params = params;
             return Verdict::Forward;
         }
