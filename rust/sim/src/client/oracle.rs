@@ -162,7 +162,10 @@ impl Client {
                 return;
             }
             if self.shadow.cancel() {
-                self.cancels = self.cancels.saturating_sub(1);
+                // With a query_timeout, whose cancel it was cannot be told.
+                if !leave.query_timeout {
+                    self.cancels = self.cancels.saturating_sub(1);
+                }
                 return;
             }
             if !self.shadow.step(FOREVER) {
