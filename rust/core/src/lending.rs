@@ -11,7 +11,7 @@ use crate::client;
 use crate::config::PoolMode;
 use crate::core::Core;
 use crate::errors::{CONNECTION_EXCEPTION, Failure};
-use crate::ids::{ClientId, Conn, ServerId};
+use crate::ids::{ClientId, ClientTag, Conn, ServerId, Slab};
 use crate::limits::{CLOSING_MS, CONNECTS_IN_FLIGHT_MAX, EXCESS_IDLE_MS};
 use crate::pool::PoolId;
 use crate::server::{self, Server, Task};
@@ -174,9 +174,7 @@ impl Core {
         if server.unfit || now >= server.expires || self.budget.is_over() {
             return self.retire(server_id, now, sink);
         }
-        let clients = &self.clients;
-        let is_live =
-            |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
+        let is_live = waits_in(&self.clients);
         let Some(pool) = self.pools.get_mut(pool_id) else { return };
         if !self.hungry.is_empty() {
             let oldest = pool.oldest_ticket(is_live);
@@ -184,9 +182,7 @@ impl Core {
                 return self.retire(server_id, now, sink);
             }
         }
-        let clients = &self.clients;
-        let is_live =
-            |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
+        let is_live = waits_in(&self.clients);
         let waiter = self.pools.get_mut(pool_id).and_then(|pool| pool.next_waiter(is_live));
         if let Some(waiter) = waiter {
             self.link(waiter, server_id, now, sink);
@@ -245,9 +241,7 @@ impl Core {
             return false;
         }
         let at_minimum = self.pools.get(pool_id).is_some_and(|pool| pool.servers <= min);
-        let clients = &self.clients;
-        let is_live =
-            |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
+        let is_live = waits_in(&self.clients);
         let pools = &mut self.pools;
         self.hungry.iter().filter(|id| **id != pool_id).any(|id| {
             let Some(other) = pools.get_mut(*id) else { return false };
@@ -364,9 +358,7 @@ impl Core {
     /// A permit has come free: the pool whose client has waited longest gets it.
     fn feed(&mut self, now: Now, sink: &mut dyn Sink) {
         while self.budget.has_free() && !self.hungry.is_empty() {
-            let clients = &self.clients;
-            let is_live =
-                |ticket, id| clients.get(id).is_some_and(|c: &client::Client| c.waits_with(ticket));
+            let is_live = waits_in(&self.clients);
             let pools = &mut self.pools;
             let oldest = self.hungry.iter().enumerate().min_by_key(|(_, id)| {
                 let ticket = pools.get_mut(**id).and_then(|pool| pool.oldest_claim(is_live));
@@ -509,4 +501,11 @@ impl Core {
     pub(crate) fn is_session_mode(&self) -> bool {
         self.config.mode == PoolMode::Session
     }
+}
+
+/// Tells which entries of a queue still wait.
+pub(crate) fn waits_in(
+    clients: &Slab<client::Client, ClientTag>,
+) -> impl Fn(u64, ClientId) -> bool + Copy {
+    |ticket, id| clients.get(id).is_some_and(|client| client.waits_with(ticket))
 }

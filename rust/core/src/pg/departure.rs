@@ -8,6 +8,7 @@ use crate::client;
 use crate::core::Core;
 use crate::errors::{self, Failure, IDLE_SESSION_TIMEOUT, IDLE_TRANSACTION_TIMEOUT};
 use crate::ids::{ClientId, Conn, ServerId};
+use crate::lending::waits_in;
 use crate::limits::{ABANDONED_MS, CANCEL_GRACE_MS};
 use crate::server::{self, CopyIn};
 use crate::sink::{Gone, Now, Sink};
@@ -26,14 +27,11 @@ impl Core {
         let Some(client) = self.clients.remove(id) else { return };
         let Some(session) = client.session else { return };
         self.client_by_pid.remove(&session.cancel_pid);
-        let clients = &self.clients;
         if let Some(pool) = self.pools.get_mut(session.pool) {
             pool.clients -= 1;
             pool.welcoming.retain(|other| *other != id);
             if was_waiting {
-                pool.forget_waiter(|ticket, other| {
-                    clients.get(other).is_some_and(|client| client.waits_with(ticket))
-                });
+                pool.forget_waiter(waits_in(&self.clients));
             }
         }
         self.drop_pool_if_unused(session.pool);
@@ -222,12 +220,9 @@ impl Core {
         let ticket = *ticket;
         let deadline = client.since.plus_ms(borrow_timeout);
         self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
-        let clients = &self.clients;
         let Some(pool) = self.pools.get(pool_id) else { return };
         if first_time {
-            let place = pool.place_of(ticket, |ticket, other| {
-                clients.get(other).is_some_and(|client| client.waits_with(ticket))
-            });
+            let place = pool.place_of(ticket, waits_in(&self.clients));
             let detail = format!(
                 "Place {place} of {} in pool {}; {} of {} server connections in use.",
                 pool.waiting(),
@@ -249,11 +244,8 @@ impl Core {
     ) {
         self.refuse(id, failure, sink);
         let Some(pool_id) = self.session_mut(id).map(|session| session.pool) else { return };
-        let clients = &self.clients;
         if let Some(pool) = self.pools.get_mut(pool_id) {
-            pool.forget_waiter(|ticket, other| {
-                clients.get(other).is_some_and(|client| client.waits_with(ticket))
-            });
+            pool.forget_waiter(waits_in(&self.clients));
         }
         self.client_is_idle(id, now);
         self.resume.push_back(id);

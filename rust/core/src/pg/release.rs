@@ -201,7 +201,12 @@ impl Core {
         if stays {
             return;
         }
+        // A client whose server left it before anything was asked has no deadline of its own yet.
+        let has_no_deadline = client.timer.deadline() == NEVER;
         self.unlink(client_id, id, sink);
+        if has_no_deadline {
+            self.client_is_idle(client_id, now);
+        }
         self.next_task(id, now, sink);
     }
 
