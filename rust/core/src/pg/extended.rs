@@ -14,7 +14,7 @@ use pgwire::write;
 use sqlscan::{Class, Reset, Scanner, Verdict};
 
 use super::input::Run;
-use super::requests::Step;
+use super::requests::{Place, Step};
 use crate::client::{self, Session};
 use crate::core::Core;
 use crate::errors::{Failure, PROGRAM_LIMIT_EXCEEDED};
@@ -36,21 +36,18 @@ pub(crate) enum Meaning {
 }
 
 impl Core {
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     pub(crate) fn parse(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         run: &mut Run<'_>,
-        at: usize,
-        head: Head,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Step {
+        let Place { client: id, server: server_id, at, head } = place;
         let rest = run.rest(at);
         let available = rest.len();
         let Some(body) = rest.get(HEAD_BYTES..head.total()) else {
-            return self.long_parse(id, server_id, run, at, head, now, sink);
+            return self.long_parse(place, run, now, sink);
         };
         let Ok(message) = Parse::read(body) else {
             // The server says what is wrong with it.
@@ -78,9 +75,7 @@ impl Core {
         };
         match meaning(session, message.name) {
             Meaning::Unconfirmed => self.stall(id, sink),
-            Meaning::Statement(statement) => {
-                self.parse_duplicate(id, server_id, &statement, run, at, head, sink)
-            }
+            Meaning::Statement(statement) => self.parse_duplicate(place, &statement, run, sink),
             Meaning::AsItIs if session.statements.has_no_room_for(message.query.len()) => {
                 run.flush(at, sink);
                 let failure =
@@ -93,7 +88,7 @@ impl Core {
                 self.end_client(id, &failure, now, sink);
                 Step::Ended
             }
-            Meaning::AsItIs => self.parse_named(id, server_id, run, at, head, sink),
+            Meaning::AsItIs => self.parse_named(place, run, sink),
         }
     }
 
@@ -122,15 +117,8 @@ impl Core {
     }
 
     /// A new name: the server is asked to prepare the statement only if it does not hold it.
-    fn parse_named(
-        &mut self,
-        id: ClientId,
-        server_id: ServerId,
-        run: &mut Run<'_>,
-        at: usize,
-        head: Head,
-        sink: &mut dyn Sink,
-    ) -> Step {
+    fn parse_named(&mut self, place: Place, run: &mut Run<'_>, sink: &mut dyn Sink) -> Step {
+        let Place { client: id, server: server_id, at, head } = place;
         let body = run.rest(at).get(HEAD_BYTES..head.total()).unwrap_or_default();
         let Ok(message) = Parse::read(body) else { return Step::Ended };
         let Some(statement) = self.intern(id, message.query, message.oids) else {
@@ -189,18 +177,15 @@ impl Core {
 
     /// A name that exists: PostgreSQL refuses it (42P05), and so does the server, because the Parse
     /// goes to it under the name that the statement has there.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     fn parse_duplicate(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         statement: &Rc<Statement>,
         run: &mut Run<'_>,
-        at: usize,
-        head: Head,
         sink: &mut dyn Sink,
     ) -> Step {
-        if !self.ensure_on_server(id, server_id, statement, run, at, sink) {
+        let Place { client: id, server: server_id, at, head } = place;
+        if !self.ensure_on_server(place, statement, run, sink) {
             return self.stall(id, sink);
         }
         let body = run.rest(at).get(HEAD_BYTES..head.total()).unwrap_or_default();
@@ -220,17 +205,14 @@ impl Core {
     }
 
     /// A Parse too long to be held: it streams, and its statement exists on this server only.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     fn long_parse(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         run: &mut Run<'_>,
-        at: usize,
-        head: Head,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Step {
+        let Place { client: id, server: server_id, at, head } = place;
         let rest = run.rest(at);
         let available = rest.len();
         let body = rest.get(HEAD_BYTES..).unwrap_or_default();
@@ -253,8 +235,7 @@ impl Core {
                 Meaning::Unconfirmed => return self.stall(id, sink),
                 Meaning::Statement(statement) => {
                     let name = name.to_vec();
-                    return self
-                        .long_duplicate(id, server_id, &statement, &name, run, at, head, sink);
+                    return self.long_duplicate(place, &statement, &name, run, sink);
                 }
                 Meaning::AsItIs => {}
             }
@@ -292,19 +273,16 @@ impl Core {
     }
 
     /// As [`Core::parse_duplicate`]: only the name is replaced, the text streams behind it.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     fn long_duplicate(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         statement: &Rc<Statement>,
         name: &[u8],
         run: &mut Run<'_>,
-        at: usize,
-        head: Head,
         sink: &mut dyn Sink,
     ) -> Step {
-        if !self.ensure_on_server(id, server_id, statement, run, at, sink) {
+        let Place { client: id, server: server_id, at, head } = place;
+        if !self.ensure_on_server(place, statement, run, sink) {
             return self.stall(id, sink);
         }
         let server_name = self.server_name(statement.id);
@@ -338,17 +316,14 @@ impl Core {
         Step::Ended
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     pub(crate) fn bind(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         run: &mut Run<'_>,
-        at: usize,
-        head: Head,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Step {
+        let Place { client: id, server: server_id, at, head } = place;
         let rest = run.rest(at);
         let available = rest.len();
         let end = head.total().min(available);
@@ -369,7 +344,7 @@ impl Core {
         let name = match meaning {
             Meaning::Unconfirmed => return self.stall(id, sink),
             Meaning::AsItIs if is_unnamed => {
-                self.drop_foreign_unnamed(server_id, run, at, sink);
+                self.drop_foreign_unnamed(place, run, sink);
                 self.owe(server_id, Owed::forward(Kind::Bind));
                 return self.forward_message(id, head, available);
             }
@@ -379,16 +354,16 @@ impl Core {
             }
             Meaning::AsItIs => None,
             Meaning::Statement(statement) => {
-                match self.before_bind(id, server_id, statement.verdict, run, at, now, sink) {
+                match self.before_bind(place, statement.verdict, run, now, sink) {
                     Step::Again => {}
                     step => return step,
                 }
                 if is_unnamed {
-                    self.ensure_unnamed(server_id, &statement, run, at, sink);
+                    self.ensure_unnamed(place, &statement, run, sink);
                     self.owe(server_id, Owed::forward(Kind::Bind));
                     return self.forward_message(id, head, available);
                 }
-                if !self.ensure_on_server(id, server_id, &statement, run, at, sink) {
+                if !self.ensure_on_server(place, &statement, run, sink) {
                     return self.stall(id, sink);
                 }
                 Some(self.server_name(statement.id))
@@ -408,17 +383,15 @@ impl Core {
     }
 
     /// What a statement's effects ask for before it is bound. `Step::Again`: it may be.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     fn before_bind(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         verdict: Verdict,
         run: &mut Run<'_>,
-        at: usize,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Step {
+        let Place { client: id, server: server_id, .. } = place;
         if matches!(verdict.reset, Some(Reset::DeallocateAll | Reset::DiscardAll)) {
             // What follows in this batch must not count on what the server holds now.
             if let Some(server) = self.servers.get_mut(server_id) {
@@ -432,20 +405,17 @@ impl Core {
         if verdict.effects.is_empty() && !self.is_opaque(id) {
             return Step::Again;
         }
-        self.before_statement(id, server_id, verdict, run, at, now, sink)
+        self.before_statement(place, verdict, run, now, sink)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     pub(crate) fn describe_or_close(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         run: &mut Run<'_>,
-        at: usize,
-        head: Head,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Step {
+        let Place { client: id, server: server_id, at, head } = place;
         let rest = run.rest(at);
         let available = rest.len();
         let is_close = head.tag == pgwire::tag::CLOSE;
@@ -471,14 +441,14 @@ impl Core {
             return self.stall(id, sink);
         }
         if is_close {
-            return self.close_statement(id, server_id, &name, means, run, at, head, sink);
+            return self.close_statement(place, &name, means, run, sink);
         }
         match means {
             Meaning::Statement(statement) if name.is_empty() => {
-                self.ensure_unnamed(server_id, &statement, run, at, sink);
+                self.ensure_unnamed(place, &statement, run, sink);
             }
             Meaning::Statement(statement) => {
-                if !self.ensure_on_server(id, server_id, &statement, run, at, sink) {
+                if !self.ensure_on_server(place, &statement, run, sink) {
                     return self.stall(id, sink);
                 }
                 let server_name = self.server_name(statement.id);
@@ -489,10 +459,10 @@ impl Core {
                 self.owe(server_id, Owed::forward(kind));
                 return Self::replaced(head);
             }
-            _ if name.is_empty() => self.drop_foreign_unnamed(server_id, run, at, sink),
+            _ if name.is_empty() => self.drop_foreign_unnamed(place, run, sink),
             _ => {
                 self.owe(server_id, Owed::forward(kind));
-                return self.forward_guarded(id, &name, run, at, head, sink, |out, name| {
+                return self.forward_guarded(place, &name, run, sink, |out, name| {
                     write::describe(out, b'S', name);
                 });
             }
@@ -503,18 +473,15 @@ impl Core {
 
     /// A Close takes the client's name away. The server keeps the shared statement and is asked to
     /// close a name that does not exist, which succeeds: its answer comes in the right place.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     fn close_statement(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         name: &[u8],
         means: Meaning,
         run: &mut Run<'_>,
-        at: usize,
-        head: Head,
         sink: &mut dyn Sink,
     ) -> Step {
+        let Place { client: id, server: server_id, at, head } = place;
         let available = run.rest(at).len();
         let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
         let Some(session) = self.clients.get_mut(id).and_then(|c| c.session.as_deref_mut()) else {
@@ -530,7 +497,7 @@ impl Core {
         }
         let Meaning::Statement(_) = means else {
             self.owe(server_id, Owed::forward(Kind::Close));
-            return self.forward_guarded(id, name, run, at, head, sink, |out, name| {
+            return self.forward_guarded(place, name, run, sink, |out, name| {
                 write::close(out, b'S', name);
             });
         };
@@ -546,17 +513,15 @@ impl Core {
     }
 
     /// Sends a message with the client's own name on, unless the name is one that only we may use.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     fn forward_guarded(
         &mut self,
-        id: ClientId,
+        place: Place,
         name: &[u8],
         run: &mut Run<'_>,
-        at: usize,
-        head: Head,
         sink: &mut dyn Sink,
         write: impl FnOnce(&mut Vec<u8>, &[u8]),
     ) -> Step {
+        let Place { client: id, at, head, .. } = place;
         if !name.starts_with(NAME_PREFIX) {
             let available = run.rest(at).len();
             return self.forward_message(id, head, available);

@@ -5,6 +5,8 @@
 //! whatever their size. A message that does not fit what is owed ends the connection. Next on the
 //! path: `release.rs`.
 
+use std::ops::Range;
+
 use pgwire::backend::{self, ErrorFields, ParameterStatus};
 use pgwire::frame::{HEAD_BYTES, Head};
 use pgwire::{tag, write};
@@ -183,7 +185,7 @@ impl Core {
             tag::ERROR_RESPONSE => self.error(id, run, at, body_end, now, sink),
             _ => {
                 self.emit_synthetic(id, run, at, sink);
-                self.in_order(id, run, at, head, body_end, now, sink)
+                self.in_order(id, run, head.tag, at + HEAD_BYTES..body_end, now, sink)
             }
         }
     }
@@ -236,14 +238,12 @@ impl Core {
     }
 
     /// Replies that answer the oldest request.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     fn in_order(
         &mut self,
         id: ServerId,
         run: &Run<'_>,
-        at: usize,
-        head: Head,
-        body_end: usize,
+        message: u8,
+        body: Range<usize>,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Verdict {
@@ -251,7 +251,7 @@ impl Core {
         let Some(owed) = server.owed.front() else { return self.unexpected(id, now, sink) };
         server.begun = true;
         let swallow = owed.swallow;
-        let (fits, ends) = match (head.tag, owed.kind) {
+        let (fits, ends) = match (message, owed.kind) {
             (tag::PARSE_COMPLETE, Kind::Parse)
             | (tag::BIND_COMPLETE, Kind::Bind)
             | (tag::CLOSE_COMPLETE, Kind::Close)
@@ -282,11 +282,11 @@ impl Core {
         if !fits {
             return self.unexpected(id, now, sink);
         }
-        if head.tag == tag::COMMAND_COMPLETE {
+        if message == tag::COMMAND_COMPLETE {
             // Data that was read to its end: what Syncs came before it were ignored for certain.
             server.doubtful_sync &= server.copy_in == CopyIn::No;
             server.copy_in = CopyIn::No;
-            let body = run.input.bytes().get(at + HEAD_BYTES..body_end).unwrap_or_default();
+            let body = run.input.bytes().get(body).unwrap_or_default();
             self.note_command(id, body);
         }
         if ends {

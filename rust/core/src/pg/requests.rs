@@ -25,6 +25,15 @@ use crate::server::CopyIn;
 use crate::sink::{Now, Sink};
 use crate::timer::Owner;
 
+/// Where a request stands: whose it is, on which server, and at which of the received bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) client: ClientId,
+    pub(crate) server: ServerId,
+    pub(crate) at: usize,
+    pub(crate) head: Head,
+}
+
 /// What was done with a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
@@ -201,7 +210,7 @@ impl Core {
                 Borrow::Refused => return Step::Again,
             },
         };
-        self.request(id, server_id, run, at, head, now, sink)
+        self.request(Place { client: id, server: server_id, at, head }, run, now, sink)
     }
 
     /// Terminate, or a message that no client may send.
@@ -231,21 +240,12 @@ impl Core {
     }
 
     /// A request of a client that has a server.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     #[inline]
-    fn request(
-        &mut self,
-        id: ClientId,
-        server_id: ServerId,
-        run: &mut Run<'_>,
-        at: usize,
-        head: Head,
-        now: Now,
-        sink: &mut dyn Sink,
-    ) -> Step {
+    fn request(&mut self, place: Place, run: &mut Run<'_>, now: Now, sink: &mut dyn Sink) -> Step {
+        let Place { client: id, server: server_id, at, head } = place;
         let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
         if server.owed.len() >= REPLIES_MAX {
-            return self.wait_for_replies(id, server_id, run, at, sink);
+            return self.wait_for_replies(place, run, sink);
         }
         let available = run.rest(at).len();
         let told_fatal = self
@@ -265,17 +265,15 @@ impl Core {
             }
         }
         if self.session_mut(id).is_some_and(|session| session.names_due)
-            && !self.names_are_settled(id, server_id, run, at, now, sink)
+            && !self.names_are_settled(place, run, now, sink)
         {
             return self.stall(id, sink);
         }
         match head.tag {
-            tag::QUERY => self.query(id, server_id, run, at, head, now, sink),
-            tag::PARSE => self.parse(id, server_id, run, at, head, now, sink),
-            tag::BIND => self.bind(id, server_id, run, at, head, now, sink),
-            tag::DESCRIBE | tag::CLOSE => {
-                self.describe_or_close(id, server_id, run, at, head, now, sink)
-            }
+            tag::QUERY => self.query(place, run, now, sink),
+            tag::PARSE => self.parse(place, run, now, sink),
+            tag::BIND => self.bind(place, run, now, sink),
+            tag::DESCRIBE | tag::CLOSE => self.describe_or_close(place, run, now, sink),
             tag::EXECUTE => {
                 self.owe(server_id, Owed::forward(Kind::Execute));
                 self.forward_message(id, head, available)
@@ -299,18 +297,9 @@ impl Core {
     }
 
     /// A simple Query.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     #[inline]
-    fn query(
-        &mut self,
-        id: ClientId,
-        server_id: ServerId,
-        run: &mut Run<'_>,
-        at: usize,
-        head: Head,
-        now: Now,
-        sink: &mut dyn Sink,
-    ) -> Step {
+    fn query(&mut self, place: Place, run: &mut Run<'_>, now: Now, sink: &mut dyn Sink) -> Step {
+        let Place { client: id, server: server_id, at, head } = place;
         let rest = run.rest(at);
         let whole = rest.len() >= head.total();
         let body = rest.get(HEAD_BYTES..head.total().min(rest.len())).unwrap_or_default();
@@ -319,7 +308,7 @@ impl Core {
             let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
             let verdict = sqlscan::scan(text);
             if verdict.effects != Effects::default() || self.is_opaque(id) {
-                match self.before_statement(id, server_id, verdict, run, at, now, sink) {
+                match self.before_statement(place, verdict, run, now, sink) {
                     Step::Again => {}
                     step => return step,
                 }
@@ -474,14 +463,8 @@ impl Core {
 
     /// As much is owed as is kept. The server may hold all of it back until it reads a Sync that
     /// the client has not sent yet, so it is asked for what is due.
-    fn wait_for_replies(
-        &mut self,
-        id: ClientId,
-        server_id: ServerId,
-        run: &mut Run<'_>,
-        at: usize,
-        sink: &mut dyn Sink,
-    ) -> Step {
+    fn wait_for_replies(&mut self, place: Place, run: &mut Run<'_>, sink: &mut dyn Sink) -> Step {
+        let Place { client: id, server: server_id, at, .. } = place;
         self.flush_synthetic(id, server_id, sink);
         let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
         if server.owed.len() < REPLIES_MAX {

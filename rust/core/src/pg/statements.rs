@@ -9,7 +9,7 @@ use pgwire::write;
 use sqlscan::{Effects, Verdict};
 
 use super::input::Run;
-use super::requests::Step;
+use super::requests::{Place, Step};
 use crate::core::Core;
 use crate::ids::{ClientId, Conn, ServerId};
 use crate::owed::{Kind, Note, Owed};
@@ -62,13 +62,12 @@ impl Core {
     /// earlier batch that prepares it has not been confirmed, and the client must wait.
     pub(crate) fn ensure_on_server(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         statement: &Rc<Statement>,
         run: &mut Run<'_>,
-        at: usize,
         sink: &mut dyn Sink,
     ) -> bool {
+        let Place { client: id, server: server_id, at, .. } = place;
         let Some(batch) = self.session_mut(id).map(|session| session.batch) else { return true };
         let Some(server) = self.servers.get_mut(server_id) else { return true };
         match server.statements.touch(statement.id) {
@@ -92,12 +91,12 @@ impl Core {
     /// Makes sure that the server's unnamed statement is this one.
     pub(crate) fn ensure_unnamed(
         &mut self,
-        server_id: ServerId,
+        place: Place,
         statement: &Statement,
         run: &mut Run<'_>,
-        at: usize,
         sink: &mut dyn Sink,
     ) {
+        let Place { server: server_id, at, .. } = place;
         let Some(server) = self.servers.get_mut(server_id) else { return };
         if server.statements.unnamed == statement.id {
             return;
@@ -114,11 +113,11 @@ impl Core {
     /// The client has no unnamed statement: it must not find another client's.
     pub(crate) fn drop_foreign_unnamed(
         &mut self,
-        server_id: ServerId,
+        place: Place,
         run: &mut Run<'_>,
-        at: usize,
         sink: &mut dyn Sink,
     ) {
+        let Place { server: server_id, at, .. } = place;
         let Some(server) = self.servers.get_mut(server_id) else { return };
         // A long statement can only be the client's own: it is pinned while one stands there.
         if matches!(server.statements.unnamed, 0 | Statement::LONG) {
@@ -154,17 +153,15 @@ impl Core {
 
     /// What must happen before a statement with effects runs: pins, names as SQL sees them, and no
     /// other client's sequence values. `Step::Again`: it may run.
-    #[allow(clippy::too_many_arguments, reason = "the position of a message is three values")]
     pub(crate) fn before_statement(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         verdict: Verdict,
         run: &mut Run<'_>,
-        at: usize,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Step {
+        let Place { client: id, server: server_id, at, .. } = place;
         let effects = verdict.effects;
         if effects.contains(Effects::SQL_PREPARE) && !self.is_native(id) {
             let Some(server) = self.servers.get(server_id) else { return Step::Ended };
@@ -187,7 +184,7 @@ impl Core {
             self.materialise_names(id, server_id, now, sink);
         }
         if effects.contains(Effects::SEQUENCE_READ) {
-            self.forget_sequences(id, server_id, run, at, sink);
+            self.forget_sequences(place, run, sink);
         }
         self.pin_for(id, verdict, now, sink);
         Step::Again
@@ -197,13 +194,12 @@ impl Core {
     /// to, and so has the client.
     pub(crate) fn names_are_settled(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         run: &mut Run<'_>,
-        at: usize,
         now: Now,
         sink: &mut dyn Sink,
     ) -> bool {
+        let Place { client: id, server: server_id, at, .. } = place;
         let Some(server) = self.servers.get(server_id) else { return true };
         if server.owed.readies() > 0 {
             return false;
@@ -255,14 +251,8 @@ impl Core {
     /// `currval` and `lastval` read what the session's last `nextval` gave: on a server that just
     /// came from another client that would be the other client's number. It is told to forget
     /// first.
-    fn forget_sequences(
-        &mut self,
-        id: ClientId,
-        server_id: ServerId,
-        run: &mut Run<'_>,
-        at: usize,
-        sink: &mut dyn Sink,
-    ) {
+    fn forget_sequences(&mut self, place: Place, run: &mut Run<'_>, sink: &mut dyn Sink) {
+        let Place { client: id, server: server_id, at, .. } = place;
         let pinned = self.session_mut(id).is_some_and(|session| session.pin.is_set());
         let Some(server) = self.servers.get_mut(server_id) else { return };
         if pinned || server.status != b'I' || server.owed.is_open() || server.owed.readies() > 0 {
