@@ -335,9 +335,12 @@ impl Core {
         // transaction: its next statement fails (XX000). Nobody else may get such a server.
         server.unfit |= server.owed.is_open();
         let unnamed = session.statements.unnamed.take();
-        // Inside a batch that has failed it is skipped, and the statement stays.
-        let is_certain = !server.owed.is_open();
-        session.statements.unnamed_changed_in = if is_certain { 0 } else { session.batch };
+        if unnamed.is_some() {
+            // Inside a batch that has failed it is skipped, and the statement stays. A Query that
+            // finds none leaves what an earlier one made doubtful.
+            let is_certain = !server.owed.is_open();
+            session.statements.unnamed_changed_in = if is_certain { 0 } else { session.batch };
+        }
         if unnamed.is_some() || server.statements.unnamed != 0 {
             let before = std::mem::take(&mut server.statements.unnamed);
             if before == Statement::LONG && !session.long_named && !server.owed.is_open() {
