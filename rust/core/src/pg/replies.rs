@@ -13,7 +13,8 @@ use pgwire::{tag, write};
 
 use super::input::{Input, Run};
 use crate::core::Core;
-use crate::event::Event;
+use crate::errors::server_lost;
+use crate::event::{Event, Level};
 use crate::ids::{Conn, ServerId};
 use crate::limits::{ABANDONED_BYTES_MAX, SERVER_COLLECT_BYTES_MAX};
 use crate::owed::{Kind, Note};
@@ -225,6 +226,18 @@ impl Core {
     }
 
     fn unexpected(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) -> Verdict {
+        if self.servers.get(id).is_some_and(|server| server.doubtful_sync) {
+            // Not the server's fault: how many pipelined Syncs a cancelled COPY swallowed shows only
+            // in what does not fit afterwards. Nobody else gets this server, and its client's
+            // replies cannot be told apart any more.
+            let what = "lost count of the Syncs behind a cancelled COPY";
+            Self::log(sink, Level::Warning, format!("a server's connection {what}; it is closed"));
+            if let Some(client) = self.servers.get(id).and_then(server::Server::client) {
+                self.end_client(client, &server_lost(what), now, sink);
+            }
+            self.retire(id, now, sink);
+            return Verdict::Ended;
+        }
         self.server_violation(id, "a reply that nothing was owed for", now, sink);
         Verdict::Ended
     }
