@@ -227,8 +227,8 @@ impl Core {
 
     fn unexpected(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) -> Verdict {
         if self.servers.get(id).is_some_and(|server| server.doubtful_sync) {
-            // Not the server's fault: how many pipelined Syncs a cancelled COPY swallowed shows only
-            // in what does not fit afterwards. Nobody else gets this server, and its client's
+            // Not the server's fault: how many pipelined Syncs a cancelled COPY swallowed shows
+            // only in what does not fit afterwards. Nobody else gets this server, and its client's
             // replies cannot be told apart any more.
             let what = "lost count of the Syncs behind a cancelled COPY";
             Self::log(sink, Level::Warning, format!("a server's connection {what}; it is closed"));
