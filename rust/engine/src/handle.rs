@@ -276,8 +276,11 @@ impl Drop for Handle {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+    use std::collections::BTreeMap;
+    use std::ffi::OsString;
     use std::fs;
     use std::net::{TcpListener, TcpStream};
+    use std::sync::{Mutex, PoisonError};
 
     use proxy_core::config::{BudgetLimit, Config, PoolMode};
     use proxy_core::sink::Address;
@@ -318,22 +321,35 @@ mod tests {
         (Handle::new(Settings { listeners: vec![copy], config }).unwrap(), listener)
     }
 
-    /// The status of an engine thread of this process.
-    fn thread_status() -> Option<String> {
-        let tasks = fs::read_dir("/proc/self/task").unwrap();
+    /// Engines are started one at a time here, so that a test can tell which thread is its own.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    /// The status of each engine thread of this process, by thread.
+    fn engine_threads() -> BTreeMap<OsString, String> {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
         tasks
-            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
-            .find(|status| status.starts_with("Name:\tpyproxy-engine\n"))
+            .filter_map(|task| {
+                let status = fs::read_to_string(task.path().join("status")).ok()?;
+                Some((task.file_name(), status))
+            })
+            .filter(|(_, status)| status.starts_with("Name:\tpyproxy-engine\n"))
+            .collect()
     }
 
     #[test]
     fn the_engine_thread_blocks_all_signals_and_its_starter_keeps_its_own() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // Threads on their way out, whose mask the kernel shows as empty.
+        let others = engine_threads();
         let (handle, _listener) = handle();
         assert!(!handle.is_finished() && handle.heartbeat() == 0);
         handle.start().unwrap();
         handle.start().unwrap();
         assert!(!handle.stats().is_empty(), "the thread answers");
-        let status = thread_status().unwrap();
+        let mut threads = engine_threads();
+        threads.retain(|thread, _| !others.contains_key(thread));
+        assert_eq!(threads.len(), 1, "one engine, one thread");
+        let status = threads.into_values().next().unwrap();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
         let mask = u64::from_str_radix(mask, 16).unwrap();
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR1] {
@@ -345,6 +361,7 @@ mod tests {
 
     #[test]
     fn a_stop_rings_the_bell_when_the_engine_has_ended_and_later_commands_do_nothing() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (handle, listener) = handle();
         handle.start().unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
