@@ -1,0 +1,84 @@
+//! The limit: how many permits there are, from the configuration and from what the target says.
+//!
+//! Next on the path: `slots.rs`.
+
+use crate::Page;
+use crate::layout::{ALLOWED, LIMIT, LIMITS_READ_AT, USABLE};
+use crate::word::Word;
+
+/// How many server connections the configuration allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// So many, at least 1.
+    Connections(u32),
+    /// Percent (1–100) of what ordinary users may reach of the target's `max_connections`.
+    Percent(u8),
+}
+
+/// What a target says of its connection limits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TargetLimits {
+    /// `max_connections`.
+    pub max_connections: u32,
+    /// `superuser_reserved_connections`.
+    pub superuser_reserved: u32,
+    /// `reserved_connections`, 0 where the server has none.
+    pub reserved: u32,
+}
+
+const PERCENT: u64 = 1 << 32;
+
+impl<W: Word> Page<W> {
+    /// Sets the configured limit. With a percentage one connection is allowed until the target has
+    /// been asked. Gives the new number of permits if it changed.
+    pub fn set_limit(&self, limit: Limit) -> Option<u32> {
+        self.head(LIMIT).store(match limit {
+            Limit::Connections(connections) => u64::from(connections),
+            Limit::Percent(percent) => PERCENT | u64::from(percent),
+        });
+        self.apply()
+    }
+
+    /// Whether the limit depends on the target.
+    #[must_use]
+    pub fn is_percent(&self) -> bool {
+        self.head(LIMIT).load() & PERCENT != 0
+    }
+
+    fn apply(&self) -> Option<u32> {
+        let limit = self.head(LIMIT).load();
+        let usable = self.head(USABLE).load();
+        let allowed = match limit & PERCENT {
+            0 => limit,
+            _ => usable * (limit & 0xFF) / 100,
+        };
+        let allowed = allowed.clamp(1, u64::from(self.capacity.max(1)));
+        let before = self.head(ALLOWED).swap(allowed);
+        (before != allowed).then_some(u32::try_from(allowed).unwrap_or(u32::MAX))
+    }
+
+    /// Whether this worker shall ask the target for its limits now; true for one worker in `every`
+    /// microseconds.
+    #[must_use]
+    pub fn claim_limits_look(&self, now: u64, every: u64) -> bool {
+        let at = self.head(LIMITS_READ_AT).load();
+        self.is_percent()
+            && (at == 0 || now >= at.saturating_add(every))
+            && self.head(LIMITS_READ_AT).replace(at, now.max(1))
+    }
+
+    /// The target may have been restarted with other limits: they are asked for at the next chance.
+    pub fn distrust_limits(&self) {
+        self.head(LIMITS_READ_AT).store(0);
+    }
+
+    /// Applies what the target said; gives the new number of permits if it changed.
+    pub fn set_target_limits(&self, limits: TargetLimits) -> Option<u32> {
+        let usable = limits
+            .max_connections
+            .saturating_sub(limits.superuser_reserved)
+            .saturating_sub(limits.reserved);
+        self.head(USABLE).store(u64::from(usable));
+        self.apply()
+    }
+}

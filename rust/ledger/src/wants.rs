@@ -1,0 +1,141 @@
+//! Wants: which workers need a permit or a server, and since when their oldest client waits.
+//!
+//! A worker that finds no permit leaves one want here, that of its longest-waiting client, looks
+//! for a permit once more (one may have been freed in between) and pokes those who have idle
+//! servers. Whoever frees a permit, or has a server to spare, serves the oldest want. Next on the
+//! path: `views.rs`.
+
+use crate::Page;
+use crate::layout::{ALIVE, WANTING, WORKERS_MAX, WorkerId, entry};
+use crate::word::Word;
+
+/// What is on its way to a worker that wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Claim {
+    /// Nothing: whoever can helps.
+    Open = 0,
+    /// Somebody closes a server so that a permit comes free.
+    Permit = 1,
+    /// Somebody hands a server over.
+    Server = 2,
+}
+
+/// Another worker's want.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// Who wants.
+    pub worker: WorkerId,
+    /// Since when its oldest client waits, in microseconds.
+    pub since: u64,
+    /// The pool, by a hash that all workers compute alike.
+    pub pool: u64,
+    /// What is on its way already.
+    pub claim: Claim,
+}
+
+fn claim(word: u64) -> Claim {
+    match word & 3 {
+        0 => Claim::Open,
+        1 => Claim::Permit,
+        _ => Claim::Server,
+    }
+}
+
+impl<W: Word> Page<W> {
+    /// Leaves this worker's want: its oldest client waits since `since` (microseconds, not 0) for a
+    /// server of `pool`. One that stands there already, and what has been claimed of it, stays,
+    /// unless `renew`. Look for a permit again after this.
+    pub fn publish_want(&self, since: u64, pool: u64, renew: bool) {
+        let word = self.entry(self.me, entry::WANT_SINCE);
+        let before = word.load();
+        let is_same = before >> 2 == since && self.entry(self.me, entry::WANT_POOL).load() == pool;
+        if is_same && !renew {
+            return;
+        }
+        self.entry(self.me, entry::WANT_POOL).store(pool);
+        word.store(since << 2);
+        if before == 0 {
+            self.head(WANTING).set_bits(self.bit());
+        }
+        W::fence();
+    }
+
+    /// This worker wants nothing any more.
+    pub fn clear_want(&self) {
+        let word = self.entry(self.me, entry::WANT_SINCE);
+        if word.load() != 0 {
+            word.store(0);
+            self.head(WANTING).clear_bits(self.bit());
+        }
+    }
+
+    /// Whether another worker wants something: one read, for the path of a query.
+    #[inline]
+    #[must_use]
+    pub fn others_want(&self) -> bool {
+        self.head(WANTING).load() & !self.bit() != 0
+    }
+
+    fn wants(&self) -> impl Iterator<Item = Want> {
+        let mut bits = self.head(WANTING).load() & !self.bit();
+        std::iter::from_fn(move || {
+            let worker = bits.trailing_zeros();
+            bits &= bits.wrapping_sub(1);
+            (worker < WORKERS_MAX as u32).then_some(worker as WorkerId)
+        })
+        .filter_map(|worker| {
+            let word = self.entry(worker, entry::WANT_SINCE).load();
+            let pool = self.entry(worker, entry::WANT_POOL).load();
+            (word != 0).then_some(Want { worker, since: word >> 2, pool, claim: claim(word) })
+        })
+    }
+
+    /// The oldest want of another worker that nobody serves yet.
+    #[must_use]
+    pub fn oldest_want(&self) -> Option<Want> {
+        self.wants().filter(|want| want.claim == Claim::Open).min_by_key(|want| want.since)
+    }
+
+    /// The oldest want of another worker that a free permit would serve.
+    pub(crate) fn longest_wanting(&self) -> Option<Want> {
+        self.wants().filter(|want| want.claim != Claim::Server).min_by_key(|want| want.since)
+    }
+
+    /// How many other workers wait for a permit longer than `since`.
+    pub(crate) fn older_wants(&self, since: u64) -> usize {
+        self.wants().filter(|want| want.claim != Claim::Server && want.since < since).count()
+    }
+
+    /// Undertakes to serve a want; false if it has changed or somebody else was faster.
+    pub fn claim_want(&self, want: &Want, with: Claim) -> bool {
+        let word = self.entry(want.worker, entry::WANT_SINCE);
+        want.claim == Claim::Open && word.replace(want.since << 2, want.since << 2 | with as u64)
+    }
+
+    /// Opens a want again whose server could not be delivered.
+    pub fn unclaim_want(&self, want: &Want, with: Claim) {
+        let word = self.entry(want.worker, entry::WANT_SINCE);
+        word.replace(want.since << 2 | with as u64, want.since << 2);
+    }
+
+    /// Notes that a worker is to be poked; true if it has been already and has not looked since.
+    #[must_use]
+    pub fn rung(&self, worker: WorkerId) -> bool {
+        usize::from(worker) >= WORKERS_MAX || self.entry(worker, entry::RUNG).swap(1) != 0
+    }
+
+    /// Allows the next poke; called before the page is looked at.
+    pub fn silence(&self) {
+        self.entry(self.me, entry::RUNG).swap(0);
+        W::fence();
+    }
+
+    /// Other workers that serve and have idle servers.
+    pub fn with_idle_servers(&self) -> impl Iterator<Item = WorkerId> {
+        let alive = self.head(ALIVE).load() & !self.bit();
+        (0..WORKERS_MAX as WorkerId).filter(move |worker| {
+            alive >> worker & 1 == 1 && self.entry(*worker, entry::IDLE).load() > 0
+        })
+    }
+}

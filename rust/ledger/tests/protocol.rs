@@ -1,0 +1,239 @@
+//! The slot protocol under every interleaving of two or three processes (loom), and its rules one
+//! by one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::atomic::AtomicU64;
+
+use ledger::{
+    Claim, Ledger, Limit, Page, SUPERVISOR, TargetLimits, Word, WorkerId, format, words_for,
+};
+use loom::sync::atomic::{AtomicU64 as LoomU64, Ordering, fence};
+use loom::thread;
+
+struct Loomed(LoomU64);
+
+impl Word for Loomed {
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+    fn store(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+    fn replace(&self, old: u64, new: u64) -> bool {
+        self.0.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+    fn add(&self, value: u64) -> u64 {
+        self.0.fetch_add(value, Ordering::SeqCst)
+    }
+    fn set_bits(&self, bits: u64) -> u64 {
+        self.0.fetch_or(bits, Ordering::SeqCst)
+    }
+    fn clear_bits(&self, bits: u64) {
+        self.0.fetch_and(!bits, Ordering::SeqCst);
+    }
+    fn swap(&self, value: u64) -> u64 {
+        self.0.swap(value, Ordering::SeqCst)
+    }
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+fn loomed(slots: u32) -> impl Fn(WorkerId) -> Page<Loomed> + Clone {
+    let words: Vec<_> = (0..words_for(slots)).map(|_| Loomed(LoomU64::new(0))).collect();
+    let words: &'static [Loomed] = Box::leak(words.into());
+    format(words, slots, [7; 32]);
+    let page = move |me| Page::new(words, me).unwrap();
+    page(SUPERVISOR).set_limit(Limit::Connections(slots));
+    page
+}
+
+fn plain(slots: u32) -> impl Fn(WorkerId) -> Ledger {
+    let words: Vec<_> = (0..words_for(slots)).map(|_| AtomicU64::new(0)).collect();
+    let words: &'static [AtomicU64] = Box::leak(words.into());
+    format(words, slots, [7; 32]);
+    let page = move |me| Page::new(words, me).unwrap();
+    page(SUPERVISOR).set_limit(Limit::Connections(slots));
+    page
+}
+
+const NEVER: u64 = u64::MAX;
+
+#[test]
+fn of_two_workers_that_reach_for_the_last_permit_one_gets_it() {
+    loom::model(|| {
+        let page = loomed(1);
+        let other = page.clone();
+        let thread = thread::spawn(move || other(1).take(1, NEVER).is_some());
+        let mine = page(0).take(1, NEVER).is_some();
+        assert!(mine != thread.join().unwrap(), "one permit, one holder");
+        assert_eq!(page(SUPERVISOR).busy(), 1);
+    });
+}
+
+#[test]
+fn a_permit_freed_while_a_worker_begins_to_want_is_found_or_announced() {
+    loom::model(|| {
+        let page = loomed(1);
+        let holder = page(0);
+        let permit = holder.take(1, NEVER).unwrap();
+        let wanting = page(1);
+        let thread = thread::spawn(move || {
+            if wanting.take(1, 1).is_some() {
+                return true;
+            }
+            wanting.publish_want(1, 9, false);
+            wanting.take(1, 1).is_some()
+        });
+        let poked = holder.free(permit, 1);
+        let got = thread.join().unwrap();
+        assert!(got || poked == Some(1), "the permit is free and nobody was told");
+    });
+}
+
+#[test]
+fn an_offered_permit_has_one_holder_however_its_receiver_dies() {
+    loom::model(|| {
+        let page = loomed(1);
+        let sender = page(0);
+        page(1).set_alive(true, 1);
+        let mut permit = sender.take(1, NEVER).unwrap();
+        assert!(sender.confirm(&mut permit, None, 0));
+        let supervisor = page(SUPERVISOR);
+        let burial = thread::spawn(move || supervisor.bury(1));
+        let held = match sender.offer(permit, 1) {
+            // Nothing could be delivered.
+            Ok(offer) => sender.take_back(offer).is_some(),
+            Err(permit) => sender.is_valid(&permit),
+        };
+        let orphaned = burial.join().unwrap();
+        assert_eq!(orphaned, u32::from(!held), "held by one, or orphaned");
+        assert_eq!(page(1).adopt().is_some(), !held);
+    });
+}
+
+#[test]
+fn a_delivered_permit_is_accepted_or_orphaned_when_its_sender_dies() {
+    loom::model(|| {
+        let page = loomed(1);
+        let (sender, receiver) = (page(0), page(1));
+        receiver.set_alive(true, 1);
+        let mut permit = sender.take(1, NEVER).unwrap();
+        assert!(sender.confirm(&mut permit, Some((7, b"key")), 3));
+        let offer = sender.offer(permit, 1).unwrap();
+        let supervisor = page(SUPERVISOR);
+        let burial = thread::spawn(move || supervisor.bury(0));
+        let accepted = receiver.accept(offer).is_some();
+        assert_eq!(burial.join().unwrap(), u32::from(!accepted));
+        let orphan = page(2).adopt();
+        assert_eq!(orphan.is_some(), !accepted);
+        assert!(orphan.is_none_or(|orphan| orphan.key.is_some() && orphan.target == 3));
+        assert!(receiver.accept(offer).is_none(), "the same offer twice");
+    });
+}
+
+#[test]
+fn one_of_two_helpers_serves_a_want() {
+    loom::model(|| {
+        let page = loomed(1);
+        page(2).publish_want(5, 9, false);
+        let other = page(1);
+        let claim = |page: &Page<Loomed>| {
+            page.oldest_want().is_some_and(|want| page.claim_want(&want, Claim::Server))
+        };
+        let thread = thread::spawn(move || claim(&other));
+        let mine = claim(&page(0));
+        assert!(mine != thread.join().unwrap());
+    });
+}
+
+#[test]
+fn one_adopts_what_a_dead_worker_left_and_its_death_leaves_it_again() {
+    loom::model(|| {
+        let page = loomed(1);
+        let dead = page(0);
+        let permit = dead.take(1, NEVER);
+        assert!(permit.is_some_and(|_| page(SUPERVISOR).bury(0) == 1));
+        let other = page(2);
+        let thread = thread::spawn(move || other.adopt().is_some());
+        let mine = page(1).adopt();
+        assert!(mine.is_some() != thread.join().unwrap());
+        let adopter = if mine.is_some() { 1 } else { 2 };
+        assert_eq!(page(SUPERVISOR).bury(adopter), 1);
+        let orphan = page(3).adopt().unwrap();
+        page(3).free(orphan.permit, 2);
+        assert_eq!(page(SUPERVISOR).busy(), 0);
+    });
+}
+
+#[test]
+fn a_fallen_limit_is_never_passed_by_new_takers() {
+    let page = plain(8);
+    let worker = page(0);
+    let mut permits: Vec<_> = (0..8).map(|_| worker.take(1, NEVER).unwrap()).collect();
+    page(SUPERVISOR).set_limit(Limit::Connections(3));
+    for _ in 0..5 {
+        assert!(worker.take(1, NEVER).is_none());
+        // The low ones go first, so that those above the limit stay longest.
+        let permit = permits.remove(0);
+        worker.free(permit, 1);
+    }
+    assert!(worker.take(1, NEVER).is_none(), "three are held, all of them above the limit");
+    worker.free(permits.remove(0), 1);
+    let last = worker.take(1, NEVER);
+    assert!(last.is_some_and(|permit| !worker.is_over(&permit)));
+    assert!(worker.take(1, NEVER).is_none());
+    assert_eq!(worker.busy(), 3);
+}
+
+#[test]
+fn a_freed_permit_is_left_to_the_worker_that_has_waited_longer_for_a_while() {
+    let page = plain(1);
+    let (holder, old, young) = (page(0), page(1), page(2));
+    let permit = holder.take(1, NEVER).unwrap();
+    old.publish_want(100, 9, false);
+    young.publish_want(200, 9, false);
+    assert_eq!(holder.free(permit, 1_000), Some(1));
+    assert!(young.take(1_001, 200).is_none(), "the older one goes first");
+    assert!(holder.take(1_001, NEVER).is_none(), "who needs it for nobody goes last");
+    let permit = old.take(1_002, 100).unwrap();
+    old.clear_want();
+    assert_eq!(old.free(permit, 2_000), Some(2));
+    assert!(page(3).take(2_000 + 30_000, NEVER).is_some(), "an offer that is not taken lapses");
+}
+
+#[test]
+fn a_percentage_counts_only_what_an_ordinary_user_can_reach() {
+    let page = plain(200);
+    let worker = page(0);
+    assert_eq!(worker.set_limit(Limit::Percent(50)), Some(1));
+    assert!(worker.claim_limits_look(5, 100) && !worker.claim_limits_look(6, 100));
+    let limits = TargetLimits { max_connections: 100, superuser_reserved: 3, reserved: 5 };
+    assert_eq!(worker.set_target_limits(limits), Some(46));
+    assert_eq!(worker.set_target_limits(limits), None);
+    assert_eq!(worker.set_limit(Limit::Percent(100)), Some(92));
+    assert!(worker.claim_limits_look(105, 100));
+    worker.distrust_limits();
+    assert!(worker.claim_limits_look(106, 100));
+    assert_eq!(worker.set_limit(Limit::Connections(1_000)), Some(200), "the page has no more");
+    assert!(!worker.claim_limits_look(1_000, 100), "an absolute number needs no target");
+}
+
+#[test]
+fn a_page_that_was_not_prepared_is_refused() {
+    let words: &'static [AtomicU64] = Box::leak((0..100).map(|_| AtomicU64::new(0)).collect());
+    assert!(Ledger::new(words, 0).is_none());
+    assert!(Ledger::new(words, 65).is_none(), "no such worker");
+    assert!(plain(1)(SUPERVISOR).secret() == [7; 32]);
+}
+
+#[test]
+fn a_poke_is_sent_once_until_the_worker_has_looked() {
+    let page = plain(1);
+    let (me, other) = (page(0), page(1));
+    assert!(!me.rung(1) && me.rung(1));
+    other.silence();
+    assert!(!me.rung(1));
+    assert!(me.rung(200), "no such worker");
+}
