@@ -22,6 +22,13 @@ pub use scram_server::ScramServer;
 pub use secret::Secret;
 pub use verifier::{InvalidVerifier, Verifier};
 
+/// HMAC-SHA-256 (RFC 2104) over the parts one after the other: a hash that only those who know the
+/// key can predict. The caller makes sure that no two inputs look alike when joined.
+#[must_use]
+pub fn keyed_hash(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    scram::hmac(key, parts)
+}
+
 /// Whether two byte strings are equal, in a time that depends on their lengths only.
 #[must_use]
 pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {

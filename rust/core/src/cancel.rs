@@ -1,31 +1,73 @@
 //! Cancel: whose query a CancelRequest means, and its way to the server.
 //!
-//! A client's key is a random number and a secret of this worker's own; the server's key never
-//! leaves the proxy. A request is forwarded only while *that client's* request runs on a server,
+//! A client's key is a number and a secret; the server's key never leaves the proxy. The number
+//! hides which worker has the client, so that whichever worker a CancelRequest reaches can pass its
+//! connection on to that one. A request is forwarded only while *that client's* request runs on a server,
 //! and the server is held back from everybody else until the cancel's connection has ended:
 //! PostgreSQL closes it after the signal was sent, and a signal that arrives while a backend is
 //! idle does nothing. So a cancel never hits another client's query. Next on the path:
 //! `lending.rs`.
 
+use std::rc::Rc;
+
+use ledger::{Permit, WorkerId};
 use pgwire::write;
 
 use crate::client::{self, Session};
 use crate::core::Core;
 use crate::errors::{Failure, QUERY_CANCELED};
+use crate::handover;
 use crate::ids::{CancellerId, ClientId, Conn, ServerId};
-use crate::limits::{CANCEL_TIMEOUT_MS, CANCELLERS_MAX};
-use crate::sink::{Now, Sink};
+use crate::keys::Keys;
+use crate::limits::{CANCEL_TIMEOUT_MS, CANCELLERS_MAX, CANCELS_PER_SERVER_MAX};
+use crate::pg::login::Login;
+use crate::sink::{Address, Now, Peer, Sink};
 use crate::timer::{Owner, Timer};
 
 /// One CancelRequest on its way.
 #[derive(Debug)]
 pub(crate) struct Canceller {
-    pub(crate) server: ServerId,
-    /// The client connection that asked; closed when the server has acted, as PostgreSQL does.
-    pub(crate) requester: Option<ClientId>,
+    pub(crate) purpose: Purpose,
     /// The server's key, kept here: the server may be gone when the connection is made.
-    key: (u32, Box<[u8]>),
+    pub(crate) key: Option<(u32, Box<[u8]>)>,
+    /// Where the server listens; none if that is not known any more.
+    pub(crate) address: Option<Rc<Address>>,
+    /// The engine has a connection for it.
+    pub(crate) connected: bool,
     pub(crate) timer: Timer,
+}
+
+/// What a CancelRequest is for.
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    /// A request on a server of this worker, and the client connection that asked, if any: closed
+    /// when the server has acted, as PostgreSQL does.
+    Request { server: ServerId, requester: Option<ClientId> },
+    /// What a server without an owner may still run; the permit is freed after these rounds.
+    Orphan { permit: Permit, rounds: u8 },
+}
+
+/// Bits of a client's process number that tell its worker, hidden.
+const ROUTE_BITS: u32 = 8;
+
+impl Keys {
+    /// Which bits hide the worker in a process number whose other bits are these.
+    fn route_mask(&self, rest: u32) -> u32 {
+        let hash = auth::keyed_hash(&self.route, &[&rest.to_be_bytes()]);
+        u32::from(hash[0])
+    }
+
+    /// The process number of a client of this worker: `random` with the worker hidden in it.
+    /// Positive as a signed number: some drivers read it so.
+    fn route_to(&self, worker: WorkerId, random: u32) -> u32 {
+        let rest = random & (0x7FFF_FFFF >> ROUTE_BITS);
+        rest << ROUTE_BITS | (u32::from(worker) ^ self.route_mask(rest))
+    }
+
+    /// The worker that a process number tells; any number tells one, 0–255.
+    fn route_of(&self, pid: u32) -> WorkerId {
+        ((pid & 0xFF) ^ self.route_mask(pid >> ROUTE_BITS)) as WorkerId
+    }
 }
 
 impl Core {
@@ -35,10 +77,10 @@ impl Core {
         loop {
             let mut drawn = [0; 36];
             self.rng.fill(&mut drawn);
-            let (pid, secret) = drawn.split_at(4);
+            let (random, secret) = drawn.split_at(4);
             session.cancel_secret.copy_from_slice(secret);
-            // Positive as a signed number: some drivers read it so.
-            let pid = pid.iter().fold(0, |pid, byte| pid << 8 | u32::from(*byte)) & 0x7FFF_FFFF;
+            let random = random.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+            let pid = self.keys.route_to(self.ledger.me(), random);
             if pid != 0 && !self.client_by_pid.contains_key(&pid) {
                 self.client_by_pid.insert(pid, id);
                 session.cancel_pid = pid;
@@ -49,6 +91,60 @@ impl Core {
 
     /// A connection turned out to be a CancelRequest. Nothing is answered, whatever it names.
     pub(crate) fn handle_cancel_request(
+        &mut self,
+        requester: ClientId,
+        pid: u32,
+        secret: &[u8],
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let owner = self.keys.route_of(pid);
+        if self.is_other(owner) {
+            return self.pass_cancel(requester, owner, pid, secret, now, sink);
+        }
+        self.cancel_here(requester, pid, secret, now, sink);
+    }
+
+    /// The client is another worker's: that one gets the connection that asked.
+    fn pass_cancel(
+        &mut self,
+        requester: ClientId,
+        owner: WorkerId,
+        pid: u32,
+        secret: &[u8],
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(client) = self.clients.get_mut(requester) else { return };
+        client.state = client::State::Cancelling;
+        let deadline = now.plus_ms(CANCEL_TIMEOUT_MS);
+        self.wheel.set(&mut client.timer, Owner::Client(requester), deadline);
+        let mut mail = Vec::new();
+        handover::write_cancel(&mut mail, pid, secret);
+        sink.pass(Conn::Client(requester), owner, &mail);
+    }
+
+    /// A client that asked another worker for a cancel arrives here.
+    pub(crate) fn cancel_arrives(&mut self, body: &[u8], now: Now) -> Option<ClientId> {
+        handover::read_cancel(body)?;
+        self.next_number += 1;
+        let number = self.next_number;
+        // Where it came from has been checked where it came in.
+        let mut client = client::Client::new(number, Peer::Unix, Login::default(), now);
+        client.state = client::State::Cancelling;
+        client.held = body.to_vec();
+        Some(self.clients.insert_with(|_| client))
+    }
+
+    pub(crate) fn cancel_adopted(&mut self, id: ClientId, now: Now, sink: &mut dyn Sink) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let body = std::mem::take(&mut client.held);
+        if let Some((pid, secret)) = handover::read_cancel(&body) {
+            self.cancel_here(id, pid, secret, now, sink);
+        }
+    }
+
+    fn cancel_here(
         &mut self,
         requester: ClientId,
         pid: u32,
@@ -115,25 +211,49 @@ impl Core {
             return false;
         }
         let Some(server) = self.servers.get_mut(server_id) else { return false };
+        if server.cancels >= CANCELS_PER_SERVER_MAX {
+            return false;
+        }
         let Some(key) = server.key.clone() else { return false };
-        let Some(address) = self.config.targets.get(server.target) else { return false };
+        let address = Rc::clone(&server.address);
         server.cancels += 1;
         self.stats.cancels += 1;
-        let canceller = Canceller { server: server_id, requester, key, timer: Timer::default() };
+        let canceller = Canceller {
+            purpose: Purpose::Request { server: server_id, requester },
+            key: Some(key),
+            address: Some(Rc::clone(&address)),
+            connected: true,
+            timer: Timer::default(),
+        };
         let id = self.cancellers.insert_with(|_| canceller);
         if let Some(canceller) = self.cancellers.get_mut(id) {
             let deadline = now.plus_ms(CANCEL_TIMEOUT_MS);
             self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
         }
-        sink.connect(Conn::Canceller(id), address);
+        sink.connect(Conn::Canceller(id), &address);
         true
     }
 
     pub(crate) fn send_cancel(&mut self, id: CancellerId, sink: &mut dyn Sink) {
         let Some(canceller) = self.cancellers.get(id) else { return };
+        let Some((pid, secret)) = &canceller.key else { return };
         self.scratch.clear();
-        write::cancel_request(&mut self.scratch, canceller.key.0, &canceller.key.1);
+        write::cancel_request(&mut self.scratch, *pid, secret);
         sink.send_own(Conn::Canceller(id), &self.scratch);
+    }
+
+    pub(crate) fn canceller_timed_out(
+        &mut self,
+        id: CancellerId,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(canceller) = self.cancellers.get(id) else { return };
+        if matches!(canceller.purpose, Purpose::Orphan { .. }) {
+            return self.reclaim_round(id, now, sink);
+        }
+        sink.close(Conn::Canceller(id));
+        self.cancel_done(id, false, now, sink);
     }
 
     /// A cancel's connection has ended. `acted` is false if it ran into its deadline: its signal
@@ -145,16 +265,40 @@ impl Core {
         now: Now,
         sink: &mut dyn Sink,
     ) {
-        let Some(canceller) = self.cancellers.remove(id) else { return };
-        if let Some(requester) = canceller.requester {
-            if self.clients.get(requester).is_some() {
-                sink.close(Conn::Client(requester));
-                self.client_left(requester, now, sink);
+        let Some(canceller) = self.cancellers.get_mut(id) else { return };
+        canceller.connected = false;
+        let Purpose::Request { server, requester } = canceller.purpose else {
+            // The backend's time to end runs on.
+            return;
+        };
+        self.cancellers.remove(id);
+        if let Some(requester) = requester.filter(|id| self.clients.get(*id).is_some()) {
+            sink.close(Conn::Client(requester));
+            self.client_left(requester, now, sink);
+        }
+        let Some(state) = self.servers.get_mut(server) else { return };
+        state.cancels -= 1;
+        state.unfit |= !acted;
+        self.at_rest(server, now, sink);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::keys::Keys;
+
+    #[test]
+    fn a_process_number_tells_its_worker_to_those_who_know_the_key_only() {
+        let keys = Keys::new([1; 32]);
+        let mut other_agrees = 0;
+        for random in (0..10_000_u32).map(|n| n.wrapping_mul(0x9E37_79B9)) {
+            for worker in [0, 1, 63] {
+                let pid = keys.route_to(worker, random);
+                assert!(pid <= 0x7FFF_FFFF);
+                assert_eq!(keys.route_of(pid), worker);
+                other_agrees += u32::from(Keys::new([2; 32]).route_of(pid) == worker);
             }
         }
-        let Some(server) = self.servers.get_mut(canceller.server) else { return };
-        server.cancels -= 1;
-        server.unfit |= !acted;
-        self.at_rest(canceller.server, now, sink);
+        assert!(other_agrees < 300, "30,000 guesses at 256 values: {other_agrees} right");
     }
 }

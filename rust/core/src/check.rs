@@ -11,9 +11,12 @@ impl Core {
     pub fn check_invariants(&self) {
         self.check_links();
         self.check_pools();
-        let permits = self.servers.iter().filter(|(_, server)| server.permit.is_some()).count();
-        assert_eq!(permits, self.servers.len(), "I4: a server without a permit");
-        assert_eq!(permits, self.budget.held() as usize, "I4: permits and servers differ");
+        for (_, server) in self.servers.iter() {
+            let is_leaving = matches!(server.state, server::State::Leaving { .. });
+            assert_eq!(server.permit.is_none(), is_leaving, "I4: a server without a permit");
+            let is_valid = |permit| self.ledger.is_valid(permit);
+            assert!(server.permit.as_ref().is_none_or(is_valid), "I4: another's permit");
+        }
         assert!(self.resume.is_empty(), "a client was left behind whose turn had come");
     }
 
@@ -63,9 +66,9 @@ impl Core {
             let waiting = waiters.iter().filter(|(t, c)| live(*t, *c)).count();
             assert_eq!(waiting, pool.waiting() as usize, "I6: waiters are miscounted");
             assert!(waiters.is_sorted_by_key(|(ticket, _)| *ticket), "I5: the queue is unordered");
-            assert!(waiting == 0 || pool.idle.is_empty(), "I5: waiters beside idle servers");
+            assert!(waiting == 0 || pool.paused || pool.idle.is_empty(), "I5: waiters beside idle servers");
             let owned = |server: &&server::Server| {
-                server.pool == id && !matches!(server.state, server::State::Closing)
+                server.pool == id && !matches!(server.state, server::State::Closing | server::State::Leaving { .. })
             };
             let servers = self.servers.iter().map(|(_, server)| server).filter(owned);
             let (all, fresh) = servers

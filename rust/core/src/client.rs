@@ -82,7 +82,9 @@ pub(crate) struct Session {
     pub(crate) params: Rc<ParamSet>,
     pub(crate) statements: ClientStatements,
     pub(crate) pin: Pin,
-    /// Its BackendKeyData: a random number and a secret of 4 (protocol 3.0) or 32 bytes.
+    /// Its user is gone: it ends at its next idle point.
+    pub(crate) dismissed: bool,
+    /// Its BackendKeyData: a number and a secret of 4 (protocol 3.0) or 32 bytes.
     pub(crate) cancel_pid: u32,
     pub(crate) cancel_secret: [u8; 32],
     pub(crate) cancel_secret_len: u8,
@@ -125,7 +127,7 @@ pub(crate) struct Client {
     pub(crate) timer: Timer,
     /// When the current state or request began.
     pub(crate) since: Now,
-    /// Unique in this worker.
+    /// Unique on this host.
     pub(crate) number: u64,
     pub(crate) peer: Peer,
     pub(crate) paused: u8,

@@ -2,6 +2,8 @@
 //!
 //! Times are in milliseconds, 0 means none unless said otherwise. Next on the path: `core.rs`.
 
+use ledger::Limit;
+
 use crate::sink::Address;
 
 /// When a server connection changes hands.
@@ -11,15 +13,6 @@ pub enum PoolMode {
     Transaction,
     /// When the client ends.
     Session,
-}
-
-/// How many server connections there may be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BudgetLimit {
-    /// An absolute number, at least 1.
-    Connections(u32),
-    /// Percent (1–100) of what the target allows to ordinary users.
-    Percent(u8),
 }
 
 /// How a client proves who it is.
@@ -78,25 +71,24 @@ impl Network {
 pub struct Config {
     /// The proxy's name, for errors and logs.
     pub name: String,
-    /// This worker's number on the host, for names that must be unique there.
-    pub worker: u16,
-    /// How often this worker's slot was started, for the same.
-    pub worker_generation: u32,
+    /// Workers that share the budget, at least 1.
+    pub workers: u32,
     /// Networks whose clients may connect; Unix sockets always may.
     pub allow: Vec<Network>,
     /// Most clients at a time, log-ins included, at least 1.
     pub client_connections_max: u32,
     /// Who may log in.
     pub credentials: Vec<Credential>,
-    /// The database server, by preference; the first that answers is used.
+    /// The database server, by preference; the first that answers is used. None: clients wait until
+    /// an address is known.
     pub targets: Vec<Address>,
     /// The target as a person knows it (`db1.internal:5432`).
     pub target_name: String,
     /// When servers change hands.
     pub mode: PoolMode,
-    /// The budget.
-    pub limit: BudgetLimit,
-    /// Servers kept warm for each (database, user) pool that has been used.
+    /// The budget of all workers together.
+    pub limit: Limit,
+    /// Servers that all workers together keep warm for each (database, user) pool that is in use.
     pub min_connections: u32,
     /// Idle servers kept, as percent of the budget.
     pub max_idle_percent: u8,
@@ -125,6 +117,39 @@ pub struct Config {
     pub init_query: String,
     /// Prepared statements kept on a server, at least 1.
     pub prepared_statements_max: u32,
+    /// Databases whose clients get no server until they are resumed; `*` = all.
+    pub paused: Vec<String>,
+    /// Databases (`*` = all) whose servers are replaced, each with a number that grows with each
+    /// such order.
+    pub reconnect: Vec<(String, u64)>,
+}
+
+impl Config {
+    /// A user and its place among the credentials.
+    #[must_use]
+    pub fn credential(&self, user: &str) -> Option<(usize, &Credential)> {
+        self.credentials.iter().enumerate().find(|(_, credential)| credential.user == user)
+    }
+
+    /// What this worker keeps warm of `min_connections`: its share, rounded up.
+    #[must_use]
+    pub fn min_share(&self) -> u32 {
+        self.min_connections.div_ceil(self.workers.max(1))
+    }
+
+    /// Whether a database is paused.
+    #[must_use]
+    pub fn is_paused(&self, database: &[u8]) -> bool {
+        self.paused.iter().any(|name| name == "*" || name.as_bytes() == database)
+    }
+
+    /// The number of the last order to replace a database's servers; 0 = none.
+    #[must_use]
+    pub fn reconnect_serial(&self, database: &[u8]) -> u64 {
+        let named = |name: &str| name == "*" || name.as_bytes() == database;
+        let serials = self.reconnect.iter().filter(|(name, _)| named(name));
+        serials.map(|(_, serial)| *serial).max().unwrap_or(0)
+    }
 }
 
 #[cfg(test)]

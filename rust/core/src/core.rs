@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use auth::{Drbg, ScramKeys};
+use ledger::Ledger;
 use pgwire::write;
 
-use crate::budget::Budget;
 use crate::cancel::Canceller;
 use crate::client::{self, Client, Session};
 use crate::config::Config;
@@ -19,8 +19,10 @@ use crate::event::{Event, Level};
 use crate::ids::{CancellerId, CancellerTag, ClientId, ClientTag, Conn, ServerId, ServerTag, Slab};
 use crate::pg::input::Input;
 use crate::pg::login::Login;
-use crate::pool::{Backoff, Pool, PoolId, PoolKey, PoolTag};
+use crate::keys::Keys;
+use crate::pool::{Pool, PoolId, PoolKey, PoolTag, Target};
 use crate::server::{self, Server};
+use crate::settings::targets_of;
 use crate::sink::{Chunk, Gone, Now, Peer, Sink};
 use crate::stats::Stats;
 use crate::timer::{Owner, Wheel};
@@ -34,24 +36,55 @@ pub(crate) struct ServerKeys {
     pub(crate) keys: ScramKeys,
 }
 
+/// The answer to [`Event::ServerKeysNeeded`], whose fields it repeats.
+#[derive(Debug)]
+pub struct KeysAnswer {
+    /// Index of the credential.
+    pub credential: u32,
+    /// The epoch of the settings that hold it.
+    pub epoch: u64,
+    /// The server's salt.
+    pub salt: Vec<u8>,
+    /// The server's iteration count.
+    pub iterations: u32,
+    /// The keys.
+    pub keys: ScramKeys,
+}
+
+/// What a worker is born with.
+#[derive(Debug)]
+pub struct Home {
+    /// The page that all workers share.
+    pub ledger: Ledger,
+    /// Which start of a worker this is, counted over the service.
+    pub incarnation: u64,
+    /// From the operating system's random source: cancel keys and SCRAM nonces are drawn from it.
+    pub seed: [u8; 32],
+}
+
+/// A client's number is its worker's incarnation times this, and a count.
+const CLIENTS_PER_INCARNATION: u64 = 1_000_000_000;
+
 /// The multiplexer of one worker.
 pub struct Core {
     pub(crate) config: Config,
+    /// Which settings `config` is, counted over the service.
+    pub(crate) epoch: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) keys: Keys,
     pub(crate) clients: Slab<Client, ClientTag>,
     pub(crate) servers: Slab<Server, ServerTag>,
     pub(crate) cancellers: Slab<Canceller, CancellerTag>,
     pub(crate) pools: Slab<Pool, PoolTag>,
     pub(crate) pool_by_key: BTreeMap<PoolKey, PoolId>,
-    pub(crate) budget: Budget,
     pub(crate) wheel: Wheel,
     pub(crate) rng: Drbg,
-    pub(crate) mock_key: [u8; 32],
     pub(crate) stats: Stats,
     pub(crate) client_by_pid: BTreeMap<u32, ClientId>,
     pub(crate) server_keys: BTreeMap<u32, ServerKeys>,
     /// Servers that wait for their SCRAM keys.
     pub(crate) awaiting_keys: Vec<ServerId>,
-    pub(crate) target_backoff: Vec<Backoff>,
+    pub(crate) targets: Vec<Target>,
     /// Clients whose held bytes are to be dealt with before the current call ends.
     pub(crate) resume: VecDeque<ClientId>,
     /// Pools that want a permit and got none.
@@ -60,9 +93,19 @@ pub struct Core {
     pub(crate) idle_servers: usize,
     /// Servers in `Closing`, whose permits come back soon.
     pub(crate) closing: u32,
+    /// Clients are numbered from the worker's incarnation on: each number is unique on this host.
     pub(crate) next_number: u64,
     pub(crate) next_ticket: u64,
-    pub(crate) next_statement: u64,
+    /// A pool has found no permit since the page was last told.
+    pub(crate) starving: bool,
+    /// What this worker wants stands on the page.
+    pub(crate) wanting: bool,
+    /// A promise of another worker may have been broken.
+    pub(crate) renew_want: bool,
+    /// Orphanings on the page that have been looked at.
+    pub(crate) orphanings: u64,
+    /// Connections without an owner that this worker deals with.
+    pub(crate) reclaims: usize,
     /// New clients are refused and each client ends at its next idle point.
     pub(crate) stopping: bool,
     due: Vec<(u64, Owner)>,
@@ -71,18 +114,18 @@ pub struct Core {
 }
 
 impl Core {
-    /// Builds a multiplexer for one proxy.
+    /// Builds the multiplexer of one worker, by the settings of an epoch.
     ///
-    /// `seed` must come from the operating system's random source: cancel keys and SCRAM nonces are
-    /// drawn from it. The same seed and the same inputs give the same effects.
+    /// The same home and the same inputs give the same effects.
     #[must_use]
-    pub fn new(config: Config, seed: [u8; 32], now: Now) -> Self {
-        let mut rng = Drbg::new(seed);
-        let mut mock_key = [0; 32];
-        rng.fill(&mut mock_key);
+    pub fn new(config: Config, epoch: u64, home: Home, now: Now) -> Self {
+        let Home { ledger, incarnation, seed } = home;
+        ledger.set_limit(config.limit);
         Self {
-            budget: Budget::new(config.limit),
-            target_backoff: vec![Backoff::default(); config.targets.len()],
+            targets: targets_of(&config, &[]),
+            epoch,
+            keys: Keys::new(ledger.secret()),
+            ledger,
             config,
             clients: Slab::default(),
             servers: Slab::default(),
@@ -90,8 +133,7 @@ impl Core {
             pools: Slab::default(),
             pool_by_key: BTreeMap::new(),
             wheel: Wheel::new(now),
-            rng,
-            mock_key,
+            rng: Drbg::new(seed),
             stats: Stats::default(),
             client_by_pid: BTreeMap::new(),
             server_keys: BTreeMap::new(),
@@ -100,9 +142,13 @@ impl Core {
             hungry: Vec::new(),
             idle_servers: 0,
             closing: 0,
-            next_number: 0,
+            next_number: incarnation.saturating_mul(CLIENTS_PER_INCARNATION),
             next_ticket: 0,
-            next_statement: 0,
+            starving: false,
+            wanting: false,
+            renew_want: false,
+            orphanings: 0,
+            reclaims: 0,
             stopping: false,
             due: Vec::new(),
             scratch: Vec::new(),
@@ -266,19 +312,28 @@ impl Core {
     /// The answer to [`Event::ServerKeysNeeded`].
     pub fn set_server_keys(
         &mut self,
-        credential: u32,
-        salt: &[u8],
-        iterations: u32,
-        keys: ScramKeys,
+        answer: KeysAnswer,
         now: Now,
         sink: &mut dyn Sink,
     ) {
-        let kept = ServerKeys { salt: salt.to_vec(), iterations, keys };
-        self.server_keys.insert(credential, kept);
+        let KeysAnswer { credential, epoch, salt, iterations, keys } = answer;
+        // Of a password that has been replaced since.
+        if epoch == self.epoch {
+            self.server_keys.insert(credential, ServerKeys { salt, iterations, keys });
+        }
         for id in std::mem::take(&mut self.awaiting_keys) {
             self.continue_server_scram(id, now, sink);
         }
         self.settle(now, sink);
+    }
+
+    /// Counters and gauges as they are now; they are left on the page, too.
+    pub fn publish(&mut self) -> Stats {
+        let stats = self.stats();
+        self.ledger.set_waiting(stats.waiting);
+        let rows: Vec<u64> = stats.rows().into_iter().map(|(_, value)| value).collect();
+        self.ledger.set_stats(&rows);
+        stats
     }
 
     /// Counters and gauges as they are now.
@@ -297,9 +352,13 @@ impl Core {
 
     /// Deals with the clients whose turn came through what has just happened.
     #[inline]
-    fn settle(&mut self, now: Now, sink: &mut dyn Sink) {
+    pub(crate) fn settle(&mut self, now: Now, sink: &mut dyn Sink) {
         while let Some(id) = self.resume.pop_front() {
             self.resume_client(id, now, sink);
+        }
+        if self.starving || self.wanting {
+            let renew = std::mem::take(&mut self.renew_want);
+            self.refresh_want(renew, now, sink);
         }
         #[cfg(any(debug_assertions, feature = "broken"))]
         self.check_invariants();
@@ -415,11 +474,11 @@ impl Core {
         match owner {
             Owner::Client(id) => self.client_timed_out(id, now, sink),
             Owner::Server(id) => self.server_timed_out(id, now, sink),
-            Owner::Canceller(id) => {
-                sink.close(Conn::Canceller(id));
-                self.cancel_done(id, false, now, sink);
+            Owner::Canceller(id) => self.canceller_timed_out(id, now, sink),
+            Owner::Pool(id) => {
+                self.renew_want = true;
+                self.grow(id, now, sink);
             }
-            Owner::Pool(id) => self.grow(id, now, sink),
         }
     }
 

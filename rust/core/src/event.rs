@@ -34,7 +34,7 @@ pub enum Event {
     },
     /// A client was pinned to a server.
     Pinned {
-        /// The client's number, unique in this worker.
+        /// The client's number, unique on this host.
         client: u64,
         /// The pool's name.
         pool: String,
@@ -57,11 +57,13 @@ pub enum Event {
         /// The SQLSTATE if the server sent one.
         sqlstate: Option<[u8; 5]>,
     },
-    /// Python shall derive the SCRAM keys of a server login off the loop and answer with
+    /// Python shall have derived the SCRAM keys of a server login off the loop and answer with
     /// `Core::set_server_keys`.
     ServerKeysNeeded {
         /// Index of the credential in `Config::credentials`.
         credential: u32,
+        /// The epoch of the settings that the index belongs to.
+        epoch: u64,
         /// The server's salt.
         salt: Vec<u8>,
         /// The server's iteration count, at most `limits::SCRAM_ITERATIONS_MAX`.

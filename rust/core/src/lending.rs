@@ -12,10 +12,12 @@ use crate::config::PoolMode;
 use crate::core::Core;
 use crate::errors::{CONNECTION_EXCEPTION, Failure};
 use crate::ids::{ClientId, ClientTag, Conn, ServerId, Slab};
-use crate::limits::{CLOSING_MS, CONNECTS_IN_FLIGHT_MAX, EXCESS_IDLE_MS};
+use crate::limits::{
+    BUDGET_REREAD_MS, CLOSING_MS, CONNECTS_IN_FLIGHT_MAX, EXCESS_IDLE_MS, STARVED_LOOK_MS,
+};
 use crate::pool::PoolId;
 use crate::server::{self, Server, Task};
-use crate::sink::{Now, Sink};
+use crate::sink::{Address, Now, Sink};
 use crate::timer::{NEVER, Owner};
 
 /// A pool whose oldest waiter has waited this much longer than another pool's gets that pool's
@@ -37,8 +39,9 @@ impl Core {
         let Some(pool_id) = self.session_mut(id).map(|session| session.pool) else {
             return Borrow::Refused;
         };
+        // A paused pool has no idle servers, and gets none.
         while let Some(server_id) = self.pools.get_mut(pool_id).and_then(|pool| pool.idle.pop()) {
-            self.idle_servers -= 1;
+            self.count_idle(-1);
             let Some(server) = self.servers.get_mut(server_id) else { continue };
             if now >= server.expires || server.unfit {
                 self.retire(server_id, now, sink);
@@ -96,8 +99,8 @@ impl Core {
              {} clients waiting; waited {waited_ms} ms of connection_borrow_timeout {} ms.",
             pool.name,
             self.config.name,
-            self.budget.held(),
-            self.budget.allowed(),
+            self.ledger.busy(),
+            self.ledger.allowed(),
             pool.waiting(),
             self.config.borrow_timeout_ms,
         );
@@ -171,16 +174,21 @@ impl Core {
     pub(crate) fn give_back(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get_mut(server_id) else { return };
         let pool_id = server.pool;
-        if server.unfit || now >= server.expires || self.budget.is_over() {
+        let is_over = server.permit.as_ref().is_some_and(|permit| self.ledger.is_over(permit));
+        let paused = self.pools.get(pool_id).is_some_and(|pool| pool.paused);
+        if server.unfit || now >= server.expires || is_over || paused {
             return self.retire(server_id, now, sink);
         }
         let is_live = waits_in(&self.clients);
         let Some(pool) = self.pools.get_mut(pool_id) else { return };
         if !self.hungry.is_empty() {
-            let oldest = pool.oldest_ticket(is_live);
+            let oldest = pool.oldest_waiter(is_live).map(|(ticket, _)| ticket);
             if self.is_wanted_elsewhere(pool_id, oldest) {
                 return self.retire(server_id, now, sink);
             }
+        }
+        if self.ledger.others_want() && self.give_to_other(server_id, pool_id, now, sink) {
+            return;
         }
         let is_live = waits_in(&self.clients);
         let waiter = self.pools.get_mut(pool_id).and_then(|pool| pool.next_waiter(is_live));
@@ -191,13 +199,22 @@ impl Core {
             self.resume.push_back(waiter);
             return;
         }
+        if self.ledger.claim_limits_look(now.0, BUDGET_REREAD_MS * 1000) {
+            return self.run_task(server_id, Task::Limits, now, sink);
+        }
         self.put_to_rest(server_id, pool_id, now);
+    }
+
+    /// Keeps the number of idle servers, which other workers see.
+    fn count_idle(&mut self, change: isize) {
+        self.idle_servers = self.idle_servers.saturating_add_signed(change);
+        self.ledger.set_idle(self.idle_servers);
     }
 
     fn put_to_rest(&mut self, server_id: ServerId, pool_id: PoolId, now: Now) {
         let Some(pool) = self.pools.get_mut(pool_id) else { return };
         pool.idle.push(server_id);
-        self.idle_servers += 1;
+        self.count_idle(1);
         let Some(server) = self.servers.get_mut(server_id) else { return };
         server.state = server::State::Idle;
         server.since = now;
@@ -214,8 +231,10 @@ impl Core {
     /// soon, unless it is needed before.
     pub(crate) fn trim_idle(&mut self, pool_id: PoolId, now: Now) {
         let percent = usize::from(self.config.max_idle_percent);
-        let idle_max = self.budget.allowed() as usize * percent / 100;
-        if self.idle_servers <= idle_max.max(1) {
+        let idle_max = (self.ledger.allowed() as usize * percent / 100).max(1);
+        // Within its own share a worker need not look at the others.
+        let share = idle_max.div_ceil(self.config.workers.max(1) as usize);
+        if self.idle_servers <= share || self.ledger.idle() <= idle_max as u64 {
             return;
         }
         let Some(oldest) = self.pools.get(pool_id).and_then(|pool| pool.idle.first()) else {
@@ -233,7 +252,7 @@ impl Core {
         let Some(min) = self
             .pools
             .get(pool_id)
-            .map(|pool| if pool.clients > 0 { self.config.min_connections } else { 0 })
+            .map(|pool| if pool.clients > 0 { self.config.min_share() } else { 0 })
         else {
             return false;
         };
@@ -250,7 +269,8 @@ impl Core {
                 return false;
             }
             let slack = if other.servers == 0 { 0 } else { TICKETS_OVERTAKEN_MAX };
-            match (other.oldest_claim(is_live), own_oldest) {
+            let theirs = other.oldest_claim(is_live).map(|(ticket, _)| ticket);
+            match (theirs, own_oldest) {
                 (Some(theirs), Some(own)) => theirs.saturating_add(slack) < own,
                 (theirs, None) => theirs.is_some(),
                 (None, Some(_)) => false,
@@ -261,14 +281,14 @@ impl Core {
     /// Opens what a pool's waiters and its minimum want.
     pub(crate) fn grow(&mut self, pool_id: PoolId, now: Now, sink: &mut dyn Sink) {
         let Some(pool) = self.pools.get(pool_id) else { return };
-        let wanted = pool.wanted(self.config.min_connections);
+        let wanted = pool.wanted(self.config.min_share());
         self.grow_by(pool_id, wanted, now, sink);
     }
 
     fn grow_by(&mut self, pool_id: PoolId, wanted: u32, now: Now, sink: &mut dyn Sink) {
         for _ in 0..wanted {
             let Some(pool) = self.pools.get_mut(pool_id) else { return };
-            if pool.connecting >= CONNECTS_IN_FLIGHT_MAX {
+            if pool.paused || pool.connecting >= CONNECTS_IN_FLIGHT_MAX {
                 return;
             }
             if !pool.backoff.is_over(now) {
@@ -278,18 +298,21 @@ impl Core {
             let Some(target) = self.pick_target(now) else {
                 return self.wait_for_target(pool_id);
             };
-            if !self.open_server(pool_id, target, now, sink) {
+            if !self.open_server(pool_id, &target, now, sink) {
                 return self.starve(pool_id, now, sink);
             }
         }
     }
 
-    fn pick_target(&self, now: Now) -> Option<usize> {
-        self.target_backoff.iter().position(|backoff| backoff.is_over(now))
+    fn pick_target(&self, now: Now) -> Option<Rc<Address>> {
+        let target = self.targets.iter().find(|target| target.backoff.is_over(now))?;
+        Some(Rc::clone(&target.address))
     }
 
     fn wait_for_target(&mut self, pool_id: PoolId) {
-        let Some(first) = self.target_backoff.iter().map(|b| b.not_before()).min() else { return };
+        // Without any address the next settings bring one.
+        let targets = self.targets.iter();
+        let Some(first) = targets.map(|target| target.backoff.not_before()).min() else { return };
         let Some(pool) = self.pools.get_mut(pool_id) else { return };
         self.wheel.set(&mut pool.timer, Owner::Pool(pool_id), first);
     }
@@ -297,11 +320,12 @@ impl Core {
     fn open_server(
         &mut self,
         pool_id: PoolId,
-        target: usize,
+        address: &Rc<Address>,
         now: Now,
         sink: &mut dyn Sink,
     ) -> bool {
-        let Some(permit) = self.budget.take() else { return false };
+        let since = self.oldest_since(pool_id).unwrap_or(u64::MAX);
+        let Some(permit) = self.ledger.take(now.0, since) else { return false };
         let lifetime = self.config.max_lifetime_ms;
         let expires = if lifetime == 0 {
             NEVER
@@ -309,10 +333,11 @@ impl Core {
             // Up to 10 % less, so that servers opened together do not end together.
             now.plus_ms(lifetime - self.rng.next_u64() % (lifetime / 10 + 1))
         };
-        let server = Server::new(pool_id, permit, target, now, expires);
+        let server = Server::new(pool_id, permit, Rc::clone(address), now, expires);
         let id = self.servers.insert_with(|_| server);
+        self.ledger.set_servers(self.servers.len());
         if let Some(server) = self.servers.get_mut(id) {
-            server.needs.limits = self.budget.wants_limits(now);
+            server.needs.limits = self.ledger.claim_limits_look(now.0, BUDGET_REREAD_MS * 1000);
             server.needs.init = !self.config.init_query.is_empty();
             let deadline = now.plus_ms(self.config.connect_timeout_ms);
             self.wheel.set(&mut server.timer, Owner::Server(id), deadline);
@@ -320,10 +345,11 @@ impl Core {
         if let Some(pool) = self.pools.get_mut(pool_id) {
             pool.servers += 1;
             pool.connecting += 1;
+            if let Some(server) = self.servers.get_mut(id) {
+                server.serial = pool.serial;
+            }
         }
-        if let Some(address) = self.config.targets.get(target) {
-            sink.connect(Conn::Server(id), address);
-        }
+        sink.connect(Conn::Server(id), address);
         true
     }
 
@@ -333,6 +359,11 @@ impl Core {
         if !self.hungry.contains(&pool_id) {
             self.hungry.push(pool_id);
         }
+        self.starving = true;
+        if let Some(pool) = self.pools.get_mut(pool_id) {
+            let deadline = now.plus_ms(STARVED_LOOK_MS);
+            self.wheel.set(&mut pool.timer, Owner::Pool(pool_id), deadline);
+        }
         if self.idle_servers == 0 || self.closing as usize >= self.hungry.len() {
             return;
         }
@@ -341,7 +372,7 @@ impl Core {
             .pools
             .get(pool_id)
             .is_some_and(|pool| pool.servers == 0 && (pool.waiting() > 0 || pool.is_welcoming()));
-        let min = self.config.min_connections;
+        let min = self.config.min_share();
         let victim = self
             .pools
             .iter()
@@ -355,30 +386,36 @@ impl Core {
         }
     }
 
-    /// A permit has come free: the pool whose client has waited longest gets it.
-    fn feed(&mut self, now: Now, sink: &mut dyn Sink) {
-        while self.budget.has_free() && !self.hungry.is_empty() {
-            let is_live = waits_in(&self.clients);
-            let pools = &mut self.pools;
-            let oldest = self.hungry.iter().enumerate().min_by_key(|(_, id)| {
-                let ticket = pools.get_mut(**id).and_then(|pool| pool.oldest_claim(is_live));
-                ticket.unwrap_or(u64::MAX)
-            });
-            let Some((index, &pool_id)) = oldest else { return };
-            self.hungry.swap_remove(index);
+    /// A permit may have come free: the pools take what there is, whose client has waited longest
+    /// first.
+    pub(crate) fn feed(&mut self, now: Now, sink: &mut dyn Sink) {
+        let mut hungry = std::mem::take(&mut self.hungry);
+        let is_live = waits_in(&self.clients);
+        let pools = &mut self.pools;
+        hungry.sort_by_cached_key(|id| {
+            let claim = pools.get_mut(*id).and_then(|pool| pool.oldest_claim(is_live));
+            claim.map_or(u64::MAX, |(ticket, _)| ticket)
+        });
+        let mut hungry = hungry.into_iter();
+        for pool_id in hungry.by_ref() {
             self.grow(pool_id, now, sink);
+            if self.hungry.contains(&pool_id) {
+                break;
+            }
         }
+        self.hungry.extend(hungry);
     }
 
     /// Ends a server that is at rest: Terminate, then its own end is awaited.
     pub(crate) fn retire(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get(server_id) else { return };
-        if matches!(server.state, server::State::Closing) {
-            return;
-        }
-        if matches!(server.state, server::State::Connecting) {
-            sink.close(Conn::Server(server_id));
-            return self.forget_server(server_id, now, sink);
+        match server.state {
+            server::State::Closing | server::State::Leaving { .. } => return,
+            server::State::Connecting => {
+                sink.close(Conn::Server(server_id));
+                return self.forget_server(server_id, false, now, sink);
+            }
+            _ => {}
         }
         if server.is_busy() {
             self.start_cancel(server_id, None, now, sink);
@@ -400,7 +437,7 @@ impl Core {
     }
 
     /// Takes a server out of the lists of its pool.
-    fn leave_pool(&mut self, server_id: ServerId) {
+    pub(crate) fn leave_pool(&mut self, server_id: ServerId) {
         let Some(server) = self.servers.get_mut(server_id) else { return };
         let Some(pool) = self.pools.get_mut(server.pool) else { return };
         pool.servers -= 1;
@@ -409,24 +446,39 @@ impl Core {
         }
         let before = pool.idle.len();
         pool.idle.retain(|id| *id != server_id);
-        self.idle_servers -= before - pool.idle.len();
+        let left = before - pool.idle.len();
+        self.count_idle(-isize::try_from(left).unwrap_or(0));
     }
 
-    /// A server's connection has ended: its permit is free again.
-    pub(crate) fn forget_server(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+    /// A server's connection is over. If its own end has been seen its permit is free again; else
+    /// somebody has to make sure of it first.
+    pub(crate) fn forget_server(
+        &mut self,
+        server_id: ServerId,
+        has_ended: bool,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
         let Some(server) = self.servers.get(server_id) else { return };
-        let pool_id = server.pool;
-        if matches!(server.state, server::State::Closing) {
-            self.closing -= 1;
-        } else {
-            self.leave_pool(server_id);
+        let (pool_id, fresh) = (server.pool, server.fresh);
+        match server.state {
+            server::State::Closing => self.closing -= 1,
+            server::State::Leaving { .. } => {}
+            _ => self.leave_pool(server_id),
+        }
+        if fresh {
+            // Nobody knows whether it would have told the target's limits.
+            self.ledger.distrust_limits();
         }
         self.awaiting_keys.retain(|id| *id != server_id);
         let Some(mut server) = self.servers.remove(server_id) else { return };
-        if let Some(permit) = server.permit.take() {
-            self.budget.give_back(permit);
+        self.ledger.set_servers(self.servers.len());
+        self.count_paused();
+        match server.permit.take() {
+            Some(permit) if has_ended => self.free_permit(permit, now, sink),
+            Some(permit) => self.orphan_permit(permit, now, sink),
+            None => {}
         }
-        self.feed(now, sink);
         self.grow(pool_id, now, sink);
         self.drop_pool_if_unused(pool_id);
     }
@@ -434,29 +486,40 @@ impl Core {
     /// A server has logged in and been set up.
     pub(crate) fn server_is_ready(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get_mut(server_id) else { return };
-        let target = server.target;
+        let address = Rc::clone(&server.address);
         let Some(pool) = self.pools.get_mut(server.pool) else { return };
         if std::mem::take(&mut server.fresh) {
+            let pool_id = server.pool;
             pool.connecting -= 1;
             pool.backoff.succeed();
             pool.last_failure = None;
-            pool.params = Some(Rc::clone(&server.params));
-            if pool.application_name != server.application_name {
-                pool.application_name = Rc::clone(&server.application_name);
-            }
             self.stats.server_logins += 1;
-            if let Some(backoff) = self.target_backoff.get_mut(target) {
-                backoff.succeed();
+            if let Some(target) = self.targets.iter_mut().find(|target| target.address == address) {
+                target.backoff.succeed();
             }
-            let pool_id = server.pool;
-            let welcoming = std::mem::take(&mut pool.welcoming);
-            for id in welcoming {
-                self.welcome(id, now, sink);
-            }
+            self.note_pool_params(server_id, now, sink);
             self.give_back(server_id, now, sink);
             return self.grow(pool_id, now, sink);
         }
         self.give_back(server_id, now, sink);
+    }
+
+    /// What a server reports after its login is what new clients of its pool are told.
+    pub(crate) fn note_pool_params(
+        &mut self,
+        server_id: ServerId,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(server) = self.servers.get(server_id) else { return };
+        let Some(pool) = self.pools.get_mut(server.pool) else { return };
+        pool.params = Some(Rc::clone(&server.params));
+        if pool.application_name != server.application_name {
+            pool.application_name = Rc::clone(&server.application_name);
+        }
+        for id in std::mem::take(&mut pool.welcoming) {
+            self.welcome(id, now, sink);
+        }
     }
 
     /// Drops a pool that has neither clients nor servers.

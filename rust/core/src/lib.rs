@@ -3,11 +3,10 @@
 //! It owns no socket, clock, thread or randomness: bytes, time and a seed are arguments, and what
 //! is to be done comes out through a [`sink::Sink`]. Files, in the order in which a query meets
 //! them: `core` (entry points) → `client` → `pg/requests`, `pg/extended` → `pin`, `params`,
-//! `prepared` → `pool`, `budget`, `lending` → `server` → `pg/replies`, `owed` → `pg/release` →
-//! `stats`.
+//! `prepared` → `pool`, `lending` → `server` → `pg/replies`, `owed` → `pg/release` → `stats`. Beside
+//! them: `sharing`, `handover` and `reclaim` (several workers, one budget) and `settings`.
 
 pub mod broken;
-mod budget;
 mod cancel;
 #[cfg(any(debug_assertions, feature = "broken"))]
 mod check;
@@ -16,7 +15,9 @@ pub mod config;
 pub mod core;
 mod errors;
 pub mod event;
+pub mod handover;
 pub mod ids;
+mod keys;
 mod lending;
 pub mod limits;
 mod owed;
@@ -25,7 +26,10 @@ mod pg;
 mod pin;
 mod pool;
 mod prepared;
+mod reclaim;
 mod server;
+mod settings;
+mod sharing;
 pub mod sink;
 pub mod stats;
 mod timer;

@@ -37,6 +37,22 @@ pub const CANCEL_TIMEOUT_MS: u64 = 10_000;
 pub const EXCESS_IDLE_MS: u64 = 5_000;
 /// CancelRequests forwarded at a time; more are dropped, as a busy server would.
 pub const CANCELLERS_MAX: usize = 256;
+/// CancelRequests on their way to one server; more say nothing new.
+pub const CANCELS_PER_SERVER_MAX: u32 = 4;
+/// Connections without an owner that are dealt with at a time.
+pub const RECLAIMS_MAX: usize = 64;
+/// Signals for a connection without an owner.
+pub const RECLAIM_ROUNDS: u8 = 2;
+/// How long a backend gets to end after each signal, in milliseconds.
+pub const RECLAIM_PAUSE_MS: u64 = 150;
+/// A server goes to another worker if a client there has waited this much longer, in microseconds:
+/// about what a hand-over takes.
+pub const WANT_SAME_POOL_US: u64 = 300;
+/// The same where a server must be closed and another be opened, in microseconds.
+pub const WANT_OTHER_POOL_US: u64 = 50_000;
+/// How often a pool that gets no permit looks again by itself, in milliseconds: a promise of a
+/// worker that has died is forgotten then.
+pub const STARVED_LOOK_MS: u64 = 100;
 /// Replies owed by one server; a client that pipelines more is not read until some have come.
 pub const REPLIES_MAX: usize = 4_096;
 /// Bytes of replies to a departed client that are read and thrown away before its query is

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use sqlscan::Reset;
 
-use crate::prepared::Statement;
+use crate::prepared::{Statement, StatementId};
 
 /// What kind of request an entry stands for, that is, which reply ends it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,9 +49,9 @@ pub(crate) enum Note {
     /// A client's Parse gave one of its names to a statement; `on_server` if it was really sent.
     Named { name: Box<[u8]>, on_server: Option<Rc<Statement>> },
     /// A client's Parse of the unnamed statement: what client and server had before.
-    Unnamed { client: Option<Rc<Statement>>, server: u64 },
+    Unnamed { client: Option<Rc<Statement>>, server: StatementId },
     /// A Parse of ours of the unnamed statement: what the server had before.
-    UnnamedOnServer { server: u64 },
+    UnnamedOnServer { server: StatementId },
     /// A client's Close took this name away.
     Closed { name: Box<[u8]>, statement: Option<Rc<Statement>> },
     /// A Close of ours took this statement off the server.
@@ -191,7 +191,7 @@ impl Queue {
 
     /// Whether an earlier batch that has not been confirmed closes this statement: an error there
     /// would keep it.
-    pub(crate) fn may_still_close(&self, id: u64) -> bool {
+    pub(crate) fn may_still_close(&self, id: StatementId) -> bool {
         let closes = |owed: &Owed| matches!(&owed.note, Note::Evicted(gone) if gone.id == id);
         self.readies > 0 && self.entries.iter().any(closes)
     }
@@ -201,7 +201,7 @@ impl Queue {
     pub(crate) fn is_unnamed_settled_later(
         &mut self,
         had: &Option<Rc<Statement>>,
-        server_had: u64,
+        server_had: StatementId,
     ) -> bool {
         for owed in &mut self.entries {
             match &mut owed.note {

@@ -94,6 +94,16 @@ impl ParamSet {
         })
     }
 
+    /// The parameters, for another worker.
+    pub(crate) fn parameters(&self) -> &[Parameter] {
+        &self.0
+    }
+
+    /// A set that another worker sent.
+    pub(crate) fn from_parameters(parameters: Vec<Parameter>) -> Self {
+        Self(parameters)
+    }
+
     /// How many parameters there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()

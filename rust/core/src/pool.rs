@@ -7,10 +7,11 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::ids::{ClientId, Id, ServerId};
+use crate::keys::Keys;
 use crate::limits::{BACKOFF_FIRST_MS, BACKOFF_MAX_MS};
 use crate::params::{ParamSet, StartupParams};
 use crate::prepared::Statements;
-use crate::sink::Now;
+use crate::sink::{Address, Now};
 use crate::timer::Timer;
 
 /// Marker of pool ids.
@@ -22,16 +23,36 @@ pub type PoolId = Id<PoolTag>;
 /// What makes a pool: all that cannot be changed after a server's login.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct PoolKey {
-    /// Index into the configuration's credentials.
-    pub(crate) credential: u32,
+    /// The client's user name.
+    pub(crate) user: Box<str>,
     pub(crate) database: Box<[u8]>,
     pub(crate) params: StartupParams,
+}
+
+impl PoolKey {
+    fn hash(&self, key: &[u8; 32]) -> u64 {
+        let mut bytes = Vec::new();
+        let parts = [self.user.as_bytes(), &self.database].into_iter();
+        let params = self.params.0.iter().flat_map(|(name, value)| [&**name, &**value]);
+        for part in parts.chain(params) {
+            bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(part);
+        }
+        let hash = auth::keyed_hash(key, &[&bytes]);
+        hash.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+    }
 }
 
 /// One pool.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) key: PoolKey,
+    /// Names the pool alike in every worker.
+    pub(crate) hash: u64,
+    /// Its clients get no server until it is resumed.
+    pub(crate) paused: bool,
+    /// Servers that were opened under a lower number are replaced.
+    pub(crate) serial: u64,
     /// `user@database`, as people read it.
     pub(crate) name: String,
     /// What its servers report; none until the first has logged in.
@@ -61,13 +82,16 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(key: PoolKey, name: String, seed: u64) -> Self {
+    pub(crate) fn new(key: PoolKey, name: String, seed: u64, keys: &Keys) -> Self {
         Self {
+            hash: key.hash(&keys.pools),
             key,
             name,
+            paused: false,
+            serial: 0,
             params: None,
             application_name: Rc::from(&b""[..]),
-            statements: Statements::new(seed),
+            statements: Statements::new(seed, keys.statements),
             idle: Vec::new(),
             waiters: VecDeque::new(),
             waiting: 0,
@@ -124,22 +148,28 @@ impl Pool {
         None
     }
 
-    /// The ticket of the longest-waiting client.
-    pub(crate) fn oldest_ticket(&mut self, is_live: impl Fn(u64, ClientId) -> bool) -> Option<u64> {
+    /// The longest-waiting client and its ticket.
+    pub(crate) fn oldest_waiter(
+        &mut self,
+        is_live: impl Fn(u64, ClientId) -> bool,
+    ) -> Option<(u64, ClientId)> {
         while let Some(&(ticket, client)) = self.waiters.front() {
             if is_live(ticket, client) {
-                return Some(ticket);
+                return Some((ticket, client));
             }
             self.waiters.pop_front();
         }
         None
     }
 
-    /// The ticket of whoever has waited longest for a server of this pool, be it for a request or
-    /// for the end of a login.
-    pub(crate) fn oldest_claim(&mut self, is_live: impl Fn(u64, ClientId) -> bool) -> Option<u64> {
-        let welcoming = (!self.welcoming.is_empty()).then_some(self.welcoming_ticket);
-        self.oldest_ticket(is_live).into_iter().chain(welcoming).min()
+    /// Whoever has waited longest for a server of this pool, with its ticket, be it for a request
+    /// or for the end of a login.
+    pub(crate) fn oldest_claim(
+        &mut self,
+        is_live: impl Fn(u64, ClientId) -> bool,
+    ) -> Option<(u64, ClientId)> {
+        let first = self.welcoming.first().map(|client| (self.welcoming_ticket, *client));
+        self.oldest_waiter(is_live).into_iter().chain(first).min_by_key(|(ticket, _)| *ticket)
     }
 
     /// A live waiter's place in the queue, from 1; entries that left ahead of it are not counted.
@@ -159,6 +189,9 @@ impl Pool {
 
     /// How many connections are wanted beyond those there are.
     pub(crate) fn wanted(&self, min: u32) -> u32 {
+        if self.paused {
+            return 0;
+        }
         let welcoming = u32::from(!self.welcoming.is_empty() && self.servers == 0);
         let warm = if self.clients > 0 { min.saturating_sub(self.servers) } else { 0 };
         (self.waiting.max(welcoming)).saturating_sub(self.connecting).max(warm)
@@ -192,17 +225,25 @@ impl Backoff {
     }
 }
 
+/// A target's address and whether it answers.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) address: Rc<Address>,
+    pub(crate) backoff: Backoff,
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Backoff, Pool, PoolKey};
+    use crate::keys::Keys;
     use crate::ids::Id;
     use crate::params::StartupParams;
     use crate::sink::Now;
 
     fn pool() -> Pool {
         let key =
-            PoolKey { credential: 0, database: (*b"db").into(), params: StartupParams::default() };
-        Pool::new(key, "u@db".into(), 0)
+            PoolKey { user: "u".into(), database: (*b"db").into(), params: StartupParams::default() };
+        Pool::new(key, "u@db".into(), 0, &Keys::new([0; 32]))
     }
 
     #[test]
@@ -214,7 +255,7 @@ mod tests {
         let live = |ticket, _| ticket != 2;
         pool.forget_waiter(live);
         assert_eq!(pool.place_of(3, live), 2);
-        assert_eq!(pool.oldest_ticket(live), Some(1));
+        assert_eq!(pool.oldest_waiter(live).map(|(ticket, _)| ticket), Some(1));
         assert_eq!(pool.next_waiter(live), Some(Id::from_parts(1, 1)));
         assert_eq!(pool.next_waiter(live), Some(Id::from_parts(3, 1)));
         assert_eq!((pool.next_waiter(live), pool.waiting()), (None, 0));

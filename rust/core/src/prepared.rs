@@ -15,11 +15,15 @@ use crate::limits::{
     CLIENT_STATEMENT_BYTES_MAX, CLIENT_STATEMENTS_MAX, SERVER_STATEMENT_BYTES_MAX,
 };
 
+/// Names a statement alike in every worker of this host: 128 bits of a keyed hash over its text and
+/// types. Whoever knows the key is one of us, so nobody can make two statements meet in one.
+pub(crate) type StatementId = u128;
+
 /// One statement, shared by the clients that know it and the servers that hold it.
 #[derive(Debug)]
 pub(crate) struct Statement {
-    /// Unique in this worker, never 0.
-    pub(crate) id: u64,
+    /// Never 0.
+    pub(crate) id: StatementId,
     pub(crate) text: Box<[u8]>,
     /// Parameter type OIDs as they stood in the Parse message.
     pub(crate) oids: Box<[u8]>,
@@ -29,7 +33,14 @@ pub(crate) struct Statement {
 
 impl Statement {
     /// Stands for an unnamed statement too long to be kept: the server has it, nobody else does.
-    pub(crate) const LONG: u64 = u64::MAX;
+    pub(crate) const LONG: StatementId = StatementId::MAX;
+
+    /// Stands for a statement on a server that came from another worker: enough to use it under its
+    /// name if a client of this worker has the same one, and to close it.
+    pub(crate) fn elsewhere(id: StatementId) -> Rc<Self> {
+        let (text, oids) = (Box::default(), Box::default());
+        Rc::new(Self { id, text, oids, verdict: Verdict::default() })
+    }
 }
 
 /// The statements of one pool, found by key.
@@ -37,6 +48,7 @@ impl Statement {
 pub(crate) struct Statements {
     by_hash: BTreeMap<u64, Vec<Weak<Statement>>>,
     hasher: SeededState,
+    key: [u8; 32],
     sweep_at: usize,
 }
 
@@ -59,12 +71,13 @@ const SWEEP_MIN: usize = 256;
 const SHORT_TEXT_BYTES: usize = 4_096;
 
 impl Statements {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { by_hash: BTreeMap::new(), hasher: SeededState(seed), sweep_at: SWEEP_MIN }
+    /// `key` is the host's secret for the names of statements.
+    pub(crate) fn new(seed: u64, key: [u8; 32]) -> Self {
+        Self { by_hash: BTreeMap::new(), hasher: SeededState(seed), key, sweep_at: SWEEP_MIN }
     }
 
-    /// The shared copy of a statement; `next_id` is used up if it is new.
-    pub(crate) fn intern(&mut self, text: &[u8], oids: &[u8], next_id: &mut u64) -> Rc<Statement> {
+    /// The shared copy of a statement.
+    pub(crate) fn intern(&mut self, text: &[u8], oids: &[u8]) -> Rc<Statement> {
         let mut hasher = self.hasher.build_hasher();
         text.hash(&mut hasher);
         oids.hash(&mut hasher);
@@ -76,9 +89,11 @@ impl Statements {
         if let Some(statement) = known {
             return statement;
         }
-        *next_id += 1;
+        let length = (text.len() as u64).to_be_bytes();
+        let hash = auth::keyed_hash(&self.key, &[&length, text, oids]);
+        let id = hash.iter().take(16).fold(0, |id, byte| id << 8 | StatementId::from(*byte));
         let statement = Rc::new(Statement {
-            id: *next_id,
+            id,
             text: text.into(),
             oids: oids.into(),
             verdict: sqlscan::scan(text),
@@ -167,17 +182,17 @@ struct Kept {
 /// The statements on one server: a bounded map, least recently used out first.
 #[derive(Debug, Default)]
 pub(crate) struct ServerStatements {
-    kept: BTreeMap<u64, Kept>,
+    kept: BTreeMap<StatementId, Kept>,
     clock: u64,
     /// The server may hold statements that are not in the map: a Parse comes behind a Close.
     in_doubt: bool,
     /// Which statement the server's unnamed one is; 0 = none or unknown.
-    pub(crate) unnamed: u64,
+    pub(crate) unnamed: StatementId,
 }
 
 impl ServerStatements {
     /// Whether the server holds the statement; counts as a use.
-    pub(crate) fn touch(&mut self, id: u64) -> Option<Held> {
+    pub(crate) fn touch(&mut self, id: StatementId) -> Option<Held> {
         let kept = self.kept.get_mut(&id)?;
         self.clock += 1;
         kept.used = self.clock;
@@ -197,14 +212,24 @@ impl ServerStatements {
         self.confirm(statement.id);
     }
 
-    pub(crate) fn confirm(&mut self, id: u64) {
+    pub(crate) fn confirm(&mut self, id: StatementId) {
         if let Some(kept) = self.kept.get_mut(&id) {
             kept.held = Held::Ready;
         }
     }
 
-    pub(crate) fn remove(&mut self, id: u64) {
+    pub(crate) fn remove(&mut self, id: StatementId) {
         self.kept.remove(&id);
+    }
+
+    /// What a server at rest holds, for the worker that gets it.
+    pub(crate) fn ids(&self) -> impl ExactSizeIterator<Item = StatementId> {
+        self.kept.keys().copied()
+    }
+
+    /// A server that came from another worker holds this.
+    pub(crate) fn add_elsewhere(&mut self, id: StatementId) {
+        self.restore(&Statement::elsewhere(id));
     }
 
     pub(crate) fn clear(&mut self) {
@@ -266,40 +291,24 @@ pub(crate) const NO_SUCH_NAME: &[u8] = b"_pyproxy_none";
 
 /// The name of a statement on every server of this host that holds it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ServerName {
-    bytes: [u8; 48],
-    len: usize,
-}
+pub(crate) struct ServerName([u8; NAME_BYTES]);
+
+/// The prefix and 32 hex digits; PostgreSQL keeps 63 bytes of a name.
+const NAME_BYTES: usize = NAME_PREFIX.len() + 32;
 
 impl ServerName {
-    pub(crate) fn new(worker: u16, generation: u32, id: u64) -> Self {
-        let mut name = Self { bytes: [0; 48], len: 0 };
-        for byte in NAME_PREFIX {
-            name.push(*byte);
+    pub(crate) fn new(id: StatementId) -> Self {
+        let mut bytes = [0; NAME_BYTES];
+        let (prefix, digits) = bytes.split_at_mut(NAME_PREFIX.len());
+        prefix.copy_from_slice(NAME_PREFIX);
+        for (digit, shift) in digits.iter_mut().zip((0..32).rev()) {
+            *digit = b"0123456789abcdef"[(id >> (shift * 4)) as usize & 0xF];
         }
-        name.push_hex(u64::from(worker));
-        name.push(b'_');
-        name.push_hex(u64::from(generation));
-        name.push(b'_');
-        name.push_hex(id);
-        name
-    }
-
-    fn push(&mut self, byte: u8) {
-        self.bytes[self.len] = byte;
-        self.len += 1;
-    }
-
-    fn push_hex(&mut self, value: u64) {
-        let digits = (64 - value.leading_zeros()).div_ceil(4).max(1);
-        for digit in (0..digits).rev() {
-            let nibble = (value >> (digit * 4)) as usize & 0xF;
-            self.push(b"0123456789abcdef"[nibble]);
-        }
+        Self(bytes)
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.0
     }
 }
 
@@ -309,33 +318,34 @@ mod tests {
 
     #[test]
     fn equal_text_and_types_share_one_statement_and_nothing_less_does() {
-        let mut statements = Statements::new(1);
-        let mut id = 0;
-        let first = statements.intern(b"SELECT $1", &[], &mut id);
-        let again = statements.intern(b"SELECT $1", &[], &mut id);
-        let typed = statements.intern(b"SELECT $1", &[0, 0, 0, 23], &mut id);
-        assert_eq!(first.id, again.id);
+        let mut statements = Statements::new(1, [1; 32]);
+        let first = statements.intern(b"SELECT $1", &[]);
+        let again = statements.intern(b"SELECT $1", &[]);
+        let typed = statements.intern(b"SELECT $1", &[0, 0, 0, 23]);
+        assert!(std::rc::Rc::ptr_eq(&first, &again));
         assert_ne!(first.id, typed.id);
-        assert_eq!(id, 2);
+        // Another worker of this host finds the same name, another host another one.
+        assert_eq!(Statements::new(2, [1; 32]).intern(b"SELECT $1", &[]).id, first.id);
+        assert_ne!(Statements::new(2, [2; 32]).intern(b"SELECT $1", &[]).id, first.id);
+        let shifted = statements.intern(b"SELECT $1\0\0\0", &[23]);
+        assert_ne!(shifted.id, typed.id);
     }
 
     #[test]
     fn statements_that_nobody_holds_are_forgotten() {
-        let mut statements = Statements::new(1);
-        let mut id = 0;
+        let mut statements = Statements::new(1, [1; 32]);
         for i in 0..10_000 {
-            statements.intern(format!("SELECT {i}").as_bytes(), &[], &mut id);
+            statements.intern(format!("SELECT {i}").as_bytes(), &[]);
         }
         assert!(statements.len() <= super::SWEEP_MIN);
     }
 
     #[test]
     fn eviction_takes_the_least_recently_used_but_nothing_of_the_running_batch() {
-        let mut statements = Statements::new(1);
-        let mut id = 0;
+        let mut statements = Statements::new(1, [1; 32]);
         let mut server = ServerStatements::default();
         let mut add = |server: &mut ServerStatements, text: &str| {
-            let statement = statements.intern(text.as_bytes(), &[], &mut id);
+            let statement = statements.intern(text.as_bytes(), &[]);
             server.insert(&statement, 1);
             server.confirm(statement.id);
             statement
@@ -352,9 +362,9 @@ mod tests {
     }
 
     #[test]
-    fn server_names_differ_by_worker_generation_and_statement() {
-        let name = |w, g, i| ServerName::new(w, g, i).as_bytes().to_vec();
-        assert_eq!(name(0, 1, 0x2a), b"_pyproxy_0_1_2a");
-        assert_eq!(ServerName::new(u16::MAX, u32::MAX, u64::MAX).as_bytes().len(), 39);
+    fn a_server_name_is_the_whole_number_in_hex() {
+        let name = |id| ServerName::new(id).as_bytes().to_vec();
+        assert_eq!(name(0x2a), b"_pyproxy_0000000000000000000000000000002a");
+        assert_eq!(name(u128::MAX), [&b"_pyproxy_"[..], &[b'f'; 32]].concat());
     }
 }

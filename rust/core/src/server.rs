@@ -8,19 +8,22 @@
 //!                        replies to the client │          │ client left│
 //!                        that left have come   └───── Abandoned        │
 //!   Closing (Terminate or FIN sent, the server's end awaited) ◄── any ─┘ when it is unfit
+//!
+//!   Idle ──► Leaving ──► (another worker) Arriving ──► Working: a client there waits longer
 //! ```
 //! The permit is given back when the server's end has been seen. Next on the path: `pg/replies.rs`.
 
 use std::rc::Rc;
 
-use crate::budget::Permit;
+use ledger::{Offer, Permit};
+
 use crate::ids::ClientId;
 use crate::owed::Queue;
 use crate::params::ParamSet;
 use crate::pg::server_login::ServerLogin;
 use crate::pool::PoolId;
 use crate::prepared::ServerStatements;
-use crate::sink::Now;
+use crate::sink::{Address, Now};
 use crate::timer::Timer;
 
 /// Our own work on a server, one query each.
@@ -75,6 +78,12 @@ pub(crate) enum State {
     Abandoned {
         bytes: u64,
     },
+    /// On its way to another worker; its permit is in the offer.
+    Leaving {
+        offer: Offer,
+    },
+    /// Come from another worker; the engine adopts its socket.
+    Arriving,
     Closing,
 }
 
@@ -99,8 +108,8 @@ pub(crate) struct Server {
     pub(crate) state: State,
     pub(crate) pool: PoolId,
     pub(crate) permit: Option<Permit>,
-    /// Index into the configuration's targets.
-    pub(crate) target: usize,
+    /// Where it listens.
+    pub(crate) address: Rc<Address>,
     pub(crate) owed: Queue,
     /// Transaction status of the last ReadyForQuery: `I`, `T` or `E`.
     pub(crate) status: u8,
@@ -136,15 +145,17 @@ pub(crate) struct Server {
     pub(crate) failure: Option<String>,
     /// It has never been ready.
     pub(crate) fresh: bool,
+    /// Its pool's number when it was opened.
+    pub(crate) serial: u64,
 }
 
 impl Server {
-    pub(crate) fn new(pool: PoolId, permit: Permit, target: usize, now: Now, expires: Now) -> Self {
+    pub(crate) fn new(pool: PoolId, permit: Permit, address: Rc<Address>, now: Now, expires: Now) -> Self {
         Self {
             state: State::Connecting,
             pool,
             permit: Some(permit),
-            target,
+            address,
             owed: Queue::default(),
             status: b'I',
             statements: ServerStatements::default(),
@@ -168,6 +179,7 @@ impl Server {
             paused: 0,
             failure: None,
             fresh: true,
+            serial: 0,
         }
     }
 

@@ -7,6 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
+use ledger::WorkerId;
+
 use crate::event::Event;
 use crate::ids::Conn;
 
@@ -100,6 +102,14 @@ pub trait Sink {
 
     /// Reads again after [`Sink::pause_read`].
     fn resume_read(&mut self, conn: Conn);
+
+    /// Hands a connection and these bytes to another worker; ends in `handle_passed`. What was sent
+    /// to the connection before goes out first, and nothing is read from it meanwhile.
+    fn pass(&mut self, conn: Conn, to: WorkerId, mail: &[u8]);
+
+    /// Wakes another worker, which then looks at the ledger (`handle_look`). Nothing is lost if it
+    /// cannot be told: it has mail to read then.
+    fn poke(&mut self, to: WorkerId);
 
     /// Tells Python something off the path. Never blocks: a full ring drops and counts.
     fn event(&mut self, event: Event);

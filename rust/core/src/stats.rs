@@ -45,8 +45,10 @@ stats! {
     resets,
     /// Pins begun.
     pins,
-    /// CancelRequests forwarded.
+    /// CancelRequests sent.
     cancels,
+    /// Servers handed over to another worker.
+    handovers,
     /// Protocol violations by clients.
     client_violations,
     /// Protocol violations by servers.

@@ -16,7 +16,7 @@ pub use budget::{Limit, TargetLimits};
 pub use layout::{STATS_MAX, SUPERVISOR, WORKERS_MAX, WorkerId, format, words_for};
 pub use slots::{Offer, Orphan, Permit, ServerKey};
 pub use views::{BudgetView, WorkerView};
-pub use wants::{Claim, Want};
+pub use wants::{Claim, Published, Want};
 pub use word::Word;
 
 use std::sync::atomic::AtomicU64;

@@ -27,7 +27,7 @@ pub struct WorkerView {
     pub waiting: u64,
     /// Server connections.
     pub servers: u64,
-    /// Servers of paused pools that a client still uses.
+    /// Servers of paused pools that it still has.
     pub paused_busy: u64,
     /// Its counters, in the core's order.
     pub stats: Vec<u64>,
@@ -98,11 +98,25 @@ impl<W: Word> Page<W> {
         workers.map(|worker| self.entry(worker, entry::IDLE).load()).sum()
     }
 
-    /// Sets this worker's other gauges.
-    pub fn set_gauges(&self, waiting: u64, servers: u64, paused_busy: u64) {
+    /// Tells how many server connections this worker has, idle or not.
+    pub fn set_servers(&self, servers: usize) {
+        self.entry(self.me, entry::SERVERS).store(servers as u64);
+    }
+
+    /// How many server connections a worker has.
+    #[must_use]
+    pub fn worker_servers(&self, worker: WorkerId) -> u64 {
+        self.entry(worker, entry::SERVERS).load()
+    }
+
+    /// Tells how many clients of this worker wait for a server.
+    pub fn set_waiting(&self, waiting: u64) {
         self.entry(self.me, entry::WAITING).store(waiting);
-        self.entry(self.me, entry::SERVERS).store(servers);
-        self.entry(self.me, entry::PAUSED_BUSY).store(paused_busy);
+    }
+
+    /// Tells how many servers of paused pools this worker still has.
+    pub fn set_paused_busy(&self, servers: usize) {
+        self.entry(self.me, entry::PAUSED_BUSY).store(servers as u64);
     }
 
     /// Changes a worker's number of clients by `change`.

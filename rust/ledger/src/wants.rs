@@ -21,6 +21,17 @@ pub enum Claim {
     Server = 2,
 }
 
+/// What became of a want that was published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Published {
+    /// It stood there already.
+    Unchanged,
+    /// It takes the place of one that was open: whoever could help knows already.
+    Moved,
+    /// Nothing was open before: a permit may have come free unseen, and others must be told.
+    Opened,
+}
+
 /// Another worker's want.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Want {
@@ -45,13 +56,13 @@ fn claim(word: u64) -> Claim {
 impl<W: Word> Page<W> {
     /// Leaves this worker's want: its oldest client waits since `since` (microseconds, not 0) for a
     /// server of `pool`. One that stands there already, and what has been claimed of it, stays,
-    /// unless `renew`. Look for a permit again after this.
-    pub fn publish_want(&self, since: u64, pool: u64, renew: bool) {
+    /// unless `renew`.
+    pub fn publish_want(&self, since: u64, pool: u64, renew: bool) -> Published {
         let word = self.entry(self.me, entry::WANT_SINCE);
         let before = word.load();
         let is_same = before >> 2 == since && self.entry(self.me, entry::WANT_POOL).load() == pool;
         if is_same && !renew {
-            return;
+            return Published::Unchanged;
         }
         self.entry(self.me, entry::WANT_POOL).store(pool);
         word.store(since << 2);
@@ -59,6 +70,11 @@ impl<W: Word> Page<W> {
             self.head(WANTING).set_bits(self.bit());
         }
         W::fence();
+        if before != 0 && claim(before) == Claim::Open && !renew {
+            Published::Moved
+        } else {
+            Published::Opened
+        }
     }
 
     /// This worker wants nothing any more.
@@ -111,12 +127,6 @@ impl<W: Word> Page<W> {
     pub fn claim_want(&self, want: &Want, with: Claim) -> bool {
         let word = self.entry(want.worker, entry::WANT_SINCE);
         want.claim == Claim::Open && word.replace(want.since << 2, want.since << 2 | with as u64)
-    }
-
-    /// Opens a want again whose server could not be delivered.
-    pub fn unclaim_want(&self, want: &Want, with: Claim) {
-        let word = self.entry(want.worker, entry::WANT_SINCE);
-        word.replace(want.since << 2 | with as u64, want.since << 2);
     }
 
     /// Notes that a worker is to be poked; true if it has been already and has not looked since.

@@ -153,6 +153,12 @@ impl Sink for Net {
         }
     }
 
+    fn pass(&mut self, conn: Conn, _to: u8, _mail: &[u8]) {
+        self.note(|| format!("  pass {conn:?}"));
+    }
+
+    fn poke(&mut self, _to: u8) {}
+
     fn event(&mut self, event: Event) {
         self.note(|| format!("  event {event:?}"));
         self.events.push(event);

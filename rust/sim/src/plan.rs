@@ -3,7 +3,8 @@
 //! Small numbers everywhere, so that everything is scarce. Next on the path: `world.rs`.
 
 use auth::{Secret, Verifier};
-use proxy_core::config::{BudgetLimit, ClientAuth, Config, Credential, PoolMode};
+use ledger::Limit;
+use proxy_core::config::{ClientAuth, Config, Credential, PoolMode};
 use proxy_core::sink::Address;
 
 use crate::rng::Rng;
@@ -88,16 +89,15 @@ fn mostly(rng: &mut Rng, usual: u64, others: &[u64]) -> u64 {
 
 fn draw_config(rng: &mut Rng) -> Config {
     let limit = if rng.percent(15) {
-        BudgetLimit::Percent(rng.pick(&[20, 100]))
+        Limit::Percent(rng.pick(&[20, 100]))
     } else {
-        BudgetLimit::Connections(1 + rng.below(5) as u32)
+        Limit::Connections(1 + rng.below(5) as u32)
     };
     let mode = if rng.percent(10) { PoolMode::Session } else { PoolMode::Transaction };
     let init_query = if rng.percent(25) { "SET lock_timeout TO '7'" } else { "" };
     Config {
         name: "sim".to_owned(),
-        worker: 3,
-        worker_generation: 1,
+        workers: 1,
         allow: Vec::new(),
         client_connections_max: 1000,
         credentials: (0..1 + rng.index(2)).map(|user| draw_credential(rng, user)).collect(),
@@ -119,6 +119,8 @@ fn draw_config(rng: &mut Rng) -> Config {
         connect_timeout_ms: mostly(rng, 10_000, &[50]),
         init_query: init_query.to_owned(),
         prepared_statements_max: mostly(rng, 100, &[1, 2, 3]) as u32,
+        paused: Vec::new(),
+        reconnect: Vec::new(),
     }
 }
 

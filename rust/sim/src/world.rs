@@ -3,9 +3,11 @@
 //! First the safety phase, in which everything may happen; then the calm (`checks.rs`), in which
 //! everybody must be served. Next on the path: `net.rs`.
 
+use std::sync::atomic::AtomicU64;
+
 use auth::ScramKeys;
-use proxy_core::config::BudgetLimit;
-use proxy_core::core::Core;
+use ledger::{Ledger, Limit};
+use proxy_core::core::{Core, Home, KeysAnswer};
 use proxy_core::event::Event;
 use proxy_core::ids::{ClientId, Conn};
 use proxy_core::sink::{Chunk, ChunkId, Gone, Now, Peer};
@@ -40,7 +42,7 @@ pub(crate) struct World {
     /// Faults still happen.
     pub(crate) stormy: bool,
     /// SCRAM keys that the core asked for.
-    keys_wanted: Vec<(u32, Vec<u8>, u32)>,
+    keys_wanted: Vec<(u32, u64, Vec<u8>, u32)>,
     next_tag: u32,
     pub(crate) step: u64,
 }
@@ -70,12 +72,18 @@ impl World {
             connect_timeout: config.connect_timeout_ms < 1000,
             ..Leave::default()
         };
+        let slots = 256;
+        let words = (0..ledger::words_for(slots)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        let words: &'static [AtomicU64] = Box::leak(words.into());
+        ledger::format(words, slots, core_seed);
+        let home = Home { ledger: Ledger::new(words, 0).expect("a page"), incarnation: 1, seed: core_seed };
+        home.ledger.set_alive(true, 1);
         let allowed = match config.limit {
-            BudgetLimit::Connections(allowed) => allowed,
-            BudgetLimit::Percent(_) => 1,
+            Limit::Connections(allowed) => allowed,
+            Limit::Percent(_) => 1,
         };
         Self {
-            core: Core::new(plan.config.clone(), core_seed, Now(0)),
+            core: Core::new(plan.config.clone(), 1, home, Now(0)),
             plan,
             net,
             rng,
@@ -142,8 +150,8 @@ impl World {
         }
         for event in std::mem::take(&mut self.net.events) {
             match event {
-                Event::ServerKeysNeeded { credential, salt, iterations } => {
-                    self.keys_wanted.push((credential, salt, iterations));
+                Event::ServerKeysNeeded { credential, epoch, salt, iterations } => {
+                    self.keys_wanted.push((credential, epoch, salt, iterations));
                 }
                 Event::BudgetChanged { allowed } => self.allowed = allowed,
                 Event::ProtocolViolation { side: "server", reason } if !self.plan.hostile => {
@@ -155,10 +163,11 @@ impl World {
     }
 
     pub(crate) fn keys_come(&mut self) {
-        let Some((credential, salt, iterations)) = self.keys_wanted.pop() else { return };
+        let Some((credential, epoch, salt, iterations)) = self.keys_wanted.pop() else { return };
         let keys = ScramKeys::derive(PASSWORD, &salt, iterations);
         let now = Now(self.now);
-        self.core.set_server_keys(credential, &salt, iterations, keys, now, &mut self.net);
+        let answer = KeysAnswer { credential, epoch, salt, iterations, keys };
+        self.core.set_server_keys(answer, now, &mut self.net);
         self.settle();
     }
 

@@ -118,6 +118,7 @@ impl Core {
     /// A server's connection is over.
     pub(crate) fn server_gone(&mut self, id: ServerId, why: Gone, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get(id) else { return };
+        let has_ended = why != Gone::Unreachable;
         let what = match why {
             Gone::Refused(_) => "was refused",
             Gone::Reset => "was reset",
@@ -130,17 +131,21 @@ impl Core {
                 _ => format!("connection to {} {what} during login", self.config.target_name),
             };
             self.connect_failed(id, reason, None, now, sink);
-            return self.forget_server(id, now, sink);
+            return self.forget_server(id, has_ended, now, sink);
         }
-        self.server_broke(id, what, errors::CONNECTION_FAILURE, now, sink);
+        // It may have been restarted with other limits.
+        self.ledger.distrust_limits();
+        self.server_broke(id, what, errors::CONNECTION_FAILURE, has_ended, now, sink);
     }
 
-    /// A server's connection cannot go on; its client, if any, is told once.
+    /// A server's connection cannot go on; its client, if any, is told once. `has_ended` says that
+    /// the server's own end has been seen.
     pub(crate) fn server_broke(
         &mut self,
         id: ServerId,
         what: &'static str,
         sqlstate: &'static [u8; 5],
+        has_ended: bool,
         now: Now,
         sink: &mut dyn Sink,
     ) {
@@ -164,7 +169,7 @@ impl Core {
             let failure = Failure { sqlstate, ..errors::server_lost(what) };
             self.end_client(client_id, &failure, now, sink);
         }
-        self.forget_server(id, now, sink);
+        self.forget_server(id, has_ended, now, sink);
     }
 
     /// A client's deadline has passed: which one, its state tells.
@@ -227,8 +232,8 @@ impl Core {
                 "Place {place} of {} in pool {}; {} of {} server connections in use.",
                 pool.waiting(),
                 pool.name,
-                self.budget.held(),
-                self.budget.allowed()
+                self.ledger.busy(),
+                self.ledger.allowed()
             );
             self.notice(id, "no server connection is free yet, still waiting", &detail, sink);
         }
@@ -307,7 +312,7 @@ impl Core {
         }
         match server.state {
             server::State::Idle => {
-                let min = self.config.min_connections;
+                let min = self.config.min_share();
                 let spare = now < server.expires
                     && self
                         .pools
@@ -328,15 +333,17 @@ impl Core {
             }
             server::State::Working(_) => {
                 sink.close(Conn::Server(id));
-                self.server_broke(id, "timed out", errors::CONNECTION_FAILURE, now, sink);
+                self.server_broke(id, "timed out", errors::CONNECTION_FAILURE, false, now, sink);
             }
             server::State::Closing => {
                 sink.close(Conn::Server(id));
-                self.forget_server(id, now, sink);
+                self.forget_server(id, false, now, sink);
             }
             server::State::Linked { .. }
             | server::State::Connecting
-            | server::State::LoggingIn(_) => {}
+            | server::State::LoggingIn(_)
+            | server::State::Leaving { .. }
+            | server::State::Arriving => {}
         }
     }
 }

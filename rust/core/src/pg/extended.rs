@@ -145,7 +145,7 @@ impl Core {
                 let note = Note::Evicted(Rc::clone(&statement));
                 server.owed.push(Owed::swallow(Kind::Close, note));
                 run.flush(at, sink);
-                let name = self.server_name(statement.id);
+                let name = ServerName::new(statement.id);
                 self.scratch.clear();
                 write::close(&mut self.scratch, b'S', name.as_bytes());
                 sink.send_own(Conn::Server(server_id), &self.scratch);
@@ -190,7 +190,7 @@ impl Core {
         }
         let body = run.rest(at).get(HEAD_BYTES..head.total()).unwrap_or_default();
         let Ok(message) = Parse::read(body) else { return Step::Ended };
-        let server_name = self.server_name(statement.id);
+        let server_name = ServerName::new(statement.id);
         let shown = Note::Shown {
             server_name: server_name.as_bytes().into(),
             client_name: message.name.into(),
@@ -285,7 +285,7 @@ impl Core {
         if !self.ensure_on_server(place, statement, run, sink) {
             return self.stall(id, sink);
         }
-        let server_name = self.server_name(statement.id);
+        let server_name = ServerName::new(statement.id);
         let shown =
             Note::Shown { server_name: server_name.as_bytes().into(), client_name: name.into() };
         let behind_name = HEAD_BYTES + name.len() + 1;
@@ -366,7 +366,7 @@ impl Core {
                 if !self.ensure_on_server(place, &statement, run, sink) {
                     return self.stall(id, sink);
                 }
-                Some(self.server_name(statement.id))
+                Some(ServerName::new(statement.id))
             }
         };
         let name = name.as_ref().map_or(NO_SUCH_NAME, ServerName::as_bytes);
@@ -451,7 +451,7 @@ impl Core {
                 if !self.ensure_on_server(place, &statement, run, sink) {
                     return self.stall(id, sink);
                 }
-                let server_name = self.server_name(statement.id);
+                let server_name = ServerName::new(statement.id);
                 self.scratch.clear();
                 write::describe(&mut self.scratch, b'S', server_name.as_bytes());
                 run.flush(at, sink);

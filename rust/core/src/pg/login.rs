@@ -39,7 +39,6 @@ pub(crate) struct Login {
     params: StartupParams,
     application_name: Option<Rc<[u8]>>,
     minor: u16,
-    credential: u32,
 }
 
 #[derive(Debug, Default)]
@@ -235,7 +234,8 @@ impl Core {
 
     /// Chooses the proof for the user, or a mock one that never succeeds.
     fn begin_auth(&mut self, id: ClientId, now: Now, sink: &mut dyn Sink) -> Outcome {
-        if self.clients.len() > self.config.client_connections_max as usize {
+        let clients = self.ledger.all_clients().max(self.clients.len() as u64);
+        if clients > u64::from(self.config.client_connections_max) {
             let failure = Failure::fatal(TOO_MANY_CONNECTIONS, "sorry, too many clients already")
                 .detail(format!(
                     "Proxy {} allows {} clients.",
@@ -247,9 +247,7 @@ impl Core {
         let Some(client) = self.clients.get_mut(id) else { return Outcome::Ended };
         let peer = client.peer;
         let client::State::Login(login) = &mut client.state else { return Outcome::Ended };
-        let found = self.config.credentials.iter().position(|c| c.user == login.user);
-        let credential = found.and_then(|index| self.config.credentials.get(index));
-        login.credential = found.map_or(u32::MAX, |index| u32::try_from(index).unwrap_or(u32::MAX));
+        let credential = self.config.credentials.iter().find(|c| c.user == login.user);
         if let Some(ClientAuth::Trust) = credential.map(|c| &c.client_auth) {
             if is_local(peer) {
                 return self.authenticated(id, now, sink);
@@ -277,7 +275,7 @@ impl Core {
                 Stage::Md5 { inner: [b'0'; 32], salt, known: false }
             }
             _ => {
-                let mock = Verifier::mock(&login.user, &self.mock_key);
+                let mock = Verifier::mock(&login.user, &self.keys.mock);
                 Stage::ScramFirst(Box::new(ScramServer::new(&mock, nonce)))
             }
         };
@@ -392,8 +390,9 @@ impl Core {
         let Some(client) = self.clients.get_mut(id) else { return Outcome::Ended };
         let client::State::Login(login) = &mut client.state else { return Outcome::Ended };
         let login = std::mem::take(&mut **login);
-        let Some(credential) = self.config.credentials.get(login.credential as usize) else {
-            return Outcome::Ended;
+        let Some(credential) = self.config.credentials.iter().find(|c| c.user == login.user) else {
+            let failure = errors::wrong_password(&login.user);
+            return self.login_failed(id, &failure, "the user was removed meanwhile", now, sink);
         };
         let allowed = credential.databases.is_empty()
             || credential.databases.iter().any(|name| name.as_bytes() == &*login.database);
@@ -408,7 +407,7 @@ impl Core {
         }
         let opaque = login.params.is_opaque();
         let key = PoolKey {
-            credential: login.credential,
+            user: login.user.into(),
             database: login.database,
             params: login.params,
         };
@@ -449,21 +448,21 @@ impl Core {
         Outcome::Done(0)
     }
 
-    fn pool_for(&mut self, key: PoolKey) -> Option<PoolId> {
+    pub(crate) fn pool_for(&mut self, key: PoolKey) -> Option<PoolId> {
         if let Some(id) = self.pool_by_key.get(&key) {
             return Some(*id);
         }
         if self.pools.len() >= POOLS_MAX {
             return None;
         }
-        let user = self
-            .config
-            .credentials
-            .get(key.credential as usize)
-            .map_or("", |credential| credential.server_user.as_str());
+        let credential = self.config.credential(&key.user);
+        let user = credential.map_or("", |(_, credential)| credential.server_user.as_str());
         let name = format!("{user}@{}", String::from_utf8_lossy(&key.database));
         let seed = self.rng.next_u64();
-        let id = self.pools.insert_with(|_| Pool::new(key.clone(), name, seed));
+        let mut pool = Pool::new(key.clone(), name, seed, &self.keys);
+        pool.paused = self.config.is_paused(&key.database);
+        pool.serial = self.config.reconnect_serial(&key.database);
+        let id = self.pools.insert_with(|_| pool);
         self.pool_by_key.insert(key, id);
         Some(id)
     }
@@ -503,6 +502,7 @@ fn new_session(pool: PoolId, name: Rc<[u8]>, opaque: bool) -> Session {
         params: Rc::default(),
         statements: ClientStatements::default(),
         pin: Pin::default(),
+        dismissed: false,
         cancel_pid: 0,
         cancel_secret: [0; 32],
         cancel_secret_len: 4,

@@ -3,15 +3,14 @@
 //! A server goes back only by [`Core::at_rest`], which asks the one release rule (I1).
 //! Next on the path: `lending.rs`.
 
+use ledger::TargetLimits;
 use pgwire::backend;
 use pgwire::frame::HEAD_BYTES;
 use pgwire::write;
 
 use super::input::Run;
-use crate::budget::{LIMITS_QUERY, TargetLimits};
 use crate::client;
 use crate::core::Core;
-use crate::errors;
 use crate::event::{Event, Level};
 use crate::ids::{ClientId, ServerId};
 use crate::limits::HOUSEKEEPING_TIMEOUT_MS;
@@ -19,6 +18,11 @@ use crate::owed::{Kind, Note, Owed};
 use crate::server::{self, Task};
 use crate::sink::{Now, Sink};
 use crate::timer::{NEVER, Owner};
+
+/// Asks a target for its [`TargetLimits`]; `reserved_connections` exists from PostgreSQL 16 on.
+const LIMITS_QUERY: &[u8] = b"SELECT current_setting('max_connections'), \
+    current_setting('superuser_reserved_connections'), \
+    current_setting('reserved_connections', true)";
 
 impl Core {
     /// ReadyForQuery: one batch or query has been answered to its end.
@@ -160,8 +164,10 @@ impl Core {
         };
         let deadline = if limit == 0 { NEVER } else { now.plus_ms(limit) };
         self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
-        let ends = client.eof || client.held.is_empty() && self.stopping && !in_transaction;
-        if ends {
+        let eof = client.eof;
+        let may_end = client.held.is_empty() && !in_transaction;
+        let Some(client) = self.clients.get(id) else { return };
+        if eof || may_end && self.is_dismissed(client) {
             self.resume.push_back(id);
         }
     }
@@ -220,8 +226,8 @@ impl Core {
         if client.eof && self.has_said_all(client) {
             sink.close(crate::ids::Conn::Client(id));
             self.client_left(id, now, sink);
-        } else if client.held.is_empty() && self.stopping && self.is_at_idle_point(client) {
-            self.end_client(id, &errors::shutdown(), now, sink);
+        } else if self.is_dismissed(client) {
+            self.dismiss(id, now, sink);
         }
     }
 
@@ -323,8 +329,8 @@ impl Core {
         };
         let reserved = reserved.unwrap_or(0);
         let limits = TargetLimits { max_connections, superuser_reserved, reserved };
-        if let Some(allowed) = self.budget.set_limits(limits, now) {
-            sink.event(Event::BudgetChanged { allowed });
+        if let Some(allowed) = self.ledger.set_target_limits(limits) {
+            self.budget_changed(allowed, now, sink);
         }
     }
 }

@@ -665,7 +665,7 @@ impl Core {
         self.stats.server_violations += 1;
         sink.event(Event::ProtocolViolation { side: "server", reason: why });
         sink.close(Conn::Server(id));
-        self.server_broke(id, why, crate::errors::PROTOCOL_VIOLATION, now, sink);
+        self.server_broke(id, why, crate::errors::PROTOCOL_VIOLATION, false, now, sink);
     }
 }
 

@@ -35,9 +35,7 @@ impl Core {
     pub(crate) fn begin_server_login(&mut self, id: ServerId, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get_mut(id) else { return };
         let Some(pool) = self.pools.get(server.pool) else { return };
-        let Some(credential) = self.config.credentials.get(pool.key.credential as usize) else {
-            return;
-        };
+        let Some((_, credential)) = self.config.credential(&pool.key.user) else { return };
         server.state = server::State::LoggingIn(Box::default());
         let mut parameters: Vec<(&[u8], &[u8])> =
             vec![(b"user", credential.server_user.as_bytes()), (b"database", &pool.key.database)];
@@ -77,6 +75,13 @@ impl Core {
                     return self.server_violation(id, why, now, sink);
                 }
                 server.state = server::State::Working(Task::Check);
+                let key = server.key.as_ref().map(|(pid, secret)| (*pid, &**secret));
+                let target = self.keys.address_number(&server.address);
+                if let Some(permit) = &mut server.permit {
+                    // Before the first statement: whoever finds this server without an owner can
+                    // cancel what runs there.
+                    self.ledger.confirm(permit, key, target);
+                }
                 self.next_task(id, now, sink);
             }
             _ => self.server_violation(id, "unexpected message during login", now, sink),
@@ -87,9 +92,7 @@ impl Core {
         let Some(server) = self.servers.get_mut(id) else { return };
         let server::State::LoggingIn(login) = &mut server.state else { return };
         let Some(pool) = self.pools.get(server.pool) else { return };
-        let Some(credential) = self.config.credentials.get(pool.key.credential as usize) else {
-            return;
-        };
+        let Some((_, credential)) = self.config.credential(&pool.key.user) else { return };
         let password = credential.server_password.as_ref().map(auth::Secret::expose);
         self.scratch.clear();
         match (Authentication::read(body), password) {
@@ -160,7 +163,8 @@ impl Core {
         let server::State::LoggingIn(login) = &mut server.state else { return };
         let Some((salt, iterations)) = login.wants_keys.take() else { return };
         let Some(pool) = self.pools.get(server.pool) else { return };
-        let credential = pool.key.credential;
+        let Some((credential, _)) = self.config.credential(&pool.key.user) else { return };
+        let credential = u32::try_from(credential).unwrap_or(u32::MAX);
         let known = self
             .server_keys
             .get(&credential)
@@ -168,9 +172,8 @@ impl Core {
         let Some(known) = known else {
             login.wants_keys = Some((salt.clone(), iterations));
             self.awaiting_keys.push(id);
-            if self.awaiting_keys.len() == 1 {
-                sink.event(Event::ServerKeysNeeded { credential, salt, iterations });
-            }
+            let epoch = self.epoch;
+            sink.event(Event::ServerKeysNeeded { credential, epoch, salt, iterations });
             return;
         };
         let reply = login.scram.as_mut().and_then(|scram| scram.finish(&known.keys).ok());
@@ -212,7 +215,7 @@ impl Core {
             sqlstate.is_some_and(|code| matches!(&code[..2], b"53" | b"57" | b"58" | b"08"));
         self.connect_failed(id, reason.clone(), Some(sqlstate), now, sink);
         sink.close(Conn::Server(id));
-        self.forget_server(id, now, sink);
+        self.forget_server(id, false, now, sink);
         if !passing {
             self.fail_pool(pool_id, &reason, error_body, now, sink);
         }
@@ -230,18 +233,18 @@ impl Core {
     ) {
         self.stats.server_failures += 1;
         let Some(server) = self.servers.get(id) else { return };
-        let target = server.target;
+        let address = Rc::clone(&server.address);
         let Some(pool) = self.pools.get_mut(server.pool) else { return };
         pool.backoff.fail(now);
         pool.last_failure = Some(reason.clone());
         let name = pool.name.clone();
         // A server that answers is no unreachable address: what is wrong with this pool (its
         // user's password, its init_query) delays no other one.
-        if let Some(backoff) = self.target_backoff.get_mut(target) {
+        if let Some(target) = self.targets.iter_mut().find(|target| target.address == address) {
             if answer.is_none() {
-                backoff.fail(now);
+                target.backoff.fail(now);
             } else {
-                backoff.succeed();
+                target.backoff.succeed();
             }
         }
         let sqlstate = answer.flatten();

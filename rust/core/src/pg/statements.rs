@@ -26,11 +26,7 @@ impl Core {
     ) -> Option<Rc<Statement>> {
         let pool_id = self.session_mut(id)?.pool;
         let pool = self.pools.get_mut(pool_id)?;
-        Some(pool.statements.intern(text, oids, &mut self.next_statement))
-    }
-
-    pub(crate) fn server_name(&self, statement: u64) -> ServerName {
-        ServerName::new(self.config.worker, self.config.worker_generation, statement)
+        Some(pool.statements.intern(text, oids))
     }
 
     /// Whether the client's names stand on its server as they are.
@@ -47,7 +43,7 @@ impl Core {
         statement: &Statement,
         sink: &mut dyn Sink,
     ) {
-        let name = self.server_name(statement.id);
+        let name = ServerName::new(statement.id);
         self.scratch.clear();
         let Some(server) = self.servers.get_mut(server_id) else { return };
         if server.statements.is_in_doubt() {
@@ -144,7 +140,7 @@ impl Core {
             }
             let Some(statement) = server.statements.evict(max, mark) else { return };
             server.owed.push(Owed::swallow(Kind::Close, Note::Evicted(Rc::clone(&statement))));
-            let name = self.server_name(statement.id);
+            let name = ServerName::new(statement.id);
             self.scratch.clear();
             write::close(&mut self.scratch, b'S', name.as_bytes());
             sink.send_own(Conn::Server(server_id), &self.scratch);

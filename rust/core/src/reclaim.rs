@@ -1,0 +1,84 @@
+//! Reclaim: server connections that have lost their owner, and when their permits are free again.
+//!
+//! A dead worker's sockets are closed, but a backend notices that only when it next reads or
+//! writes: what runs there is cancelled, twice, since the first signal may fall between two
+//! statements. When it has had time to end, the permit is freed. The same happens to a connection
+//! that this worker closed without seeing its end. Next on the path: `cancel.rs`.
+
+use std::rc::Rc;
+
+use ledger::{Orphan, Permit};
+
+use crate::cancel::{Canceller, Purpose};
+use crate::core::Core;
+use crate::ids::{CancellerId, Conn};
+use crate::limits::{RECLAIM_PAUSE_MS, RECLAIM_ROUNDS, RECLAIMS_MAX};
+use crate::sink::{Now, Sink};
+use crate::timer::{Owner, Timer};
+
+impl Core {
+    /// Takes charge of permits without an owner, if there are any.
+    pub(crate) fn reclaim(&mut self, now: Now, sink: &mut dyn Sink) {
+        let orphanings = self.ledger.orphanings();
+        if orphanings == self.orphanings {
+            return;
+        }
+        while self.reclaims < RECLAIMS_MAX {
+            let Some(orphan) = self.ledger.adopt() else {
+                self.orphanings = orphanings;
+                return;
+            };
+            self.begin_reclaim(orphan, now, sink);
+        }
+    }
+
+    fn begin_reclaim(&mut self, orphan: Orphan, now: Now, sink: &mut dyn Sink) {
+        self.reclaims += 1;
+        let target = self
+            .targets
+            .iter()
+            .find(|target| self.keys.address_number(&target.address) == orphan.target);
+        let address = target.map(|target| Rc::clone(&target.address));
+        let canceller = Canceller {
+            purpose: Purpose::Orphan { permit: orphan.permit, rounds: RECLAIM_ROUNDS },
+            key: orphan.key.map(|key| (key.pid, key.secret)),
+            address,
+            connected: false,
+            timer: Timer::default(),
+        };
+        let id = self.cancellers.insert_with(|_| canceller);
+        self.reclaim_round(id, now, sink);
+    }
+
+    /// One more signal, or just time, for a connection without an owner.
+    pub(crate) fn reclaim_round(&mut self, id: CancellerId, now: Now, sink: &mut dyn Sink) {
+        let Some(canceller) = self.cancellers.get_mut(id) else { return };
+        if std::mem::take(&mut canceller.connected) {
+            sink.close(Conn::Canceller(id));
+        }
+        let Purpose::Orphan { rounds, .. } = &mut canceller.purpose else { return };
+        if *rounds == 0 {
+            let Some(canceller) = self.cancellers.remove(id) else { return };
+            if let Purpose::Orphan { permit, .. } = canceller.purpose {
+                self.reclaims -= 1;
+                self.free_permit(permit, now, sink);
+                self.reclaim(now, sink);
+            }
+            return;
+        }
+        *rounds -= 1;
+        let deadline = now.plus_ms(RECLAIM_PAUSE_MS);
+        self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
+        if let (Some(address), true) = (&canceller.address, canceller.key.is_some()) {
+            canceller.connected = true;
+            self.stats.cancels += 1;
+            sink.connect(Conn::Canceller(id), address);
+        }
+    }
+
+    /// Gives up a permit whose server's end was not seen.
+    pub(crate) fn orphan_permit(&mut self, permit: Permit, now: Now, sink: &mut dyn Sink) {
+        self.ledger.orphan(permit, now.0);
+        self.reclaim(now, sink);
+    }
+}
