@@ -242,12 +242,7 @@ impl Core {
         sink.send_own(Conn::Canceller(id), &self.scratch);
     }
 
-    pub(crate) fn canceller_timed_out(
-        &mut self,
-        id: CancellerId,
-        now: Now,
-        sink: &mut dyn Sink,
-    ) {
+    pub(crate) fn canceller_timed_out(&mut self, id: CancellerId, now: Now, sink: &mut dyn Sink) {
         let Some(canceller) = self.cancellers.get(id) else { return };
         if matches!(canceller.purpose, Purpose::Orphan { .. }) {
             return self.reclaim_round(id, now, sink);

@@ -66,9 +66,16 @@ impl Core {
             let waiting = waiters.iter().filter(|(t, c)| live(*t, *c)).count();
             assert_eq!(waiting, pool.waiting() as usize, "I6: waiters are miscounted");
             assert!(waiters.is_sorted_by_key(|(ticket, _)| *ticket), "I5: the queue is unordered");
-            assert!(waiting == 0 || pool.paused || pool.idle.is_empty(), "I5: waiters beside idle servers");
+            assert!(
+                waiting == 0 || pool.paused || pool.idle.is_empty(),
+                "I5: waiters beside idle servers"
+            );
             let owned = |server: &&server::Server| {
-                server.pool == id && !matches!(server.state, server::State::Closing | server::State::Leaving { .. })
+                server.pool == id
+                    && !matches!(
+                        server.state,
+                        server::State::Closing | server::State::Leaving { .. }
+                    )
             };
             let servers = self.servers.iter().map(|(_, server)| server).filter(owned);
             let (all, fresh) = servers

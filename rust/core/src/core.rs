@@ -17,9 +17,9 @@ use crate::config::Config;
 use crate::errors::{self, Failure, Severity};
 use crate::event::{Event, Level};
 use crate::ids::{CancellerId, CancellerTag, ClientId, ClientTag, Conn, ServerId, ServerTag, Slab};
+use crate::keys::Keys;
 use crate::pg::input::Input;
 use crate::pg::login::Login;
-use crate::keys::Keys;
 use crate::pool::{Pool, PoolId, PoolKey, PoolTag, Target};
 use crate::server::{self, Server};
 use crate::settings::targets_of;
@@ -104,6 +104,8 @@ pub struct Core {
     pub(crate) renew_want: bool,
     /// Orphanings on the page that have been looked at.
     pub(crate) orphanings: u64,
+    /// Deaths of workers on the page that have been looked at.
+    pub(crate) burials: u64,
     /// Connections without an owner that this worker deals with.
     pub(crate) reclaims: usize,
     /// New clients are refused and each client ends at its next idle point.
@@ -148,6 +150,7 @@ impl Core {
             wanting: false,
             renew_want: false,
             orphanings: 0,
+            burials: 0,
             reclaims: 0,
             stopping: false,
             due: Vec::new(),
@@ -310,12 +313,7 @@ impl Core {
     }
 
     /// The answer to [`Event::ServerKeysNeeded`].
-    pub fn set_server_keys(
-        &mut self,
-        answer: KeysAnswer,
-        now: Now,
-        sink: &mut dyn Sink,
-    ) {
+    pub fn set_server_keys(&mut self, answer: KeysAnswer, now: Now, sink: &mut dyn Sink) {
         let KeysAnswer { credential, epoch, salt, iterations, keys } = answer;
         // Of a password that has been replaced since.
         if epoch == self.epoch {

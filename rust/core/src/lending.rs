@@ -7,6 +7,8 @@
 
 use std::rc::Rc;
 
+use ledger::{GRANT_GRACE_US, Refused};
+
 use crate::client;
 use crate::config::PoolMode;
 use crate::core::Core;
@@ -298,8 +300,8 @@ impl Core {
             let Some(target) = self.pick_target(now) else {
                 return self.wait_for_target(pool_id);
             };
-            if !self.open_server(pool_id, &target, now, sink) {
-                return self.starve(pool_id, now, sink);
+            if let Err(refused) = self.open_server(pool_id, &target, now, sink) {
+                return self.starve(pool_id, refused, now, sink);
             }
         }
     }
@@ -323,9 +325,9 @@ impl Core {
         address: &Rc<Address>,
         now: Now,
         sink: &mut dyn Sink,
-    ) -> bool {
+    ) -> Result<(), Refused> {
         let since = self.oldest_since(pool_id).unwrap_or(u64::MAX);
-        let Some(permit) = self.ledger.take(now.0, since) else { return false };
+        let permit = self.ledger.take(now.0, since)?;
         let lifetime = self.config.max_lifetime_ms;
         let expires = if lifetime == 0 {
             NEVER
@@ -350,18 +352,21 @@ impl Core {
             }
         }
         sink.connect(Conn::Server(id), address);
-        true
+        Ok(())
     }
 
     /// No permit is free: take the least recently used idle server of another pool, or remember the
     /// need.
-    fn starve(&mut self, pool_id: PoolId, now: Now, sink: &mut dyn Sink) {
+    fn starve(&mut self, pool_id: PoolId, why: Refused, now: Now, sink: &mut dyn Sink) {
         if !self.hungry.contains(&pool_id) {
             self.hungry.push(pool_id);
         }
         self.starving = true;
         if let Some(pool) = self.pools.get_mut(pool_id) {
-            let deadline = now.plus_ms(STARVED_LOOK_MS);
+            let deadline = match why {
+                Refused::Full => now.plus_ms(STARVED_LOOK_MS),
+                Refused::Reserved => Now(now.0 + GRANT_GRACE_US),
+            };
             self.wheel.set(&mut pool.timer, Owner::Pool(pool_id), deadline);
         }
         if self.idle_servers == 0 || self.closing as usize >= self.hungry.len() {
@@ -505,12 +510,7 @@ impl Core {
     }
 
     /// What a server reports after its login is what new clients of its pool are told.
-    pub(crate) fn note_pool_params(
-        &mut self,
-        server_id: ServerId,
-        now: Now,
-        sink: &mut dyn Sink,
-    ) {
+    pub(crate) fn note_pool_params(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get(server_id) else { return };
         let Some(pool) = self.pools.get_mut(server.pool) else { return };
         pool.params = Some(Rc::clone(&server.params));

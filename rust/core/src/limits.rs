@@ -51,8 +51,8 @@ pub const WANT_SAME_POOL_US: u64 = 300;
 /// The same where a server must be closed and another be opened, in microseconds.
 pub const WANT_OTHER_POOL_US: u64 = 50_000;
 /// How often a pool that gets no permit looks again by itself, in milliseconds: a promise of a
-/// worker that has died is forgotten then.
-pub const STARVED_LOOK_MS: u64 = 100;
+/// worker that hangs is forgotten then.
+pub const STARVED_LOOK_MS: u64 = 1_000;
 /// Replies owed by one server; a client that pipelines more is not read until some have come.
 pub const REPLIES_MAX: usize = 4_096;
 /// Bytes of replies to a departed client that are read and thrown away before its query is

@@ -235,14 +235,17 @@ pub(crate) struct Target {
 #[cfg(test)]
 mod tests {
     use super::{Backoff, Pool, PoolKey};
-    use crate::keys::Keys;
     use crate::ids::Id;
+    use crate::keys::Keys;
     use crate::params::StartupParams;
     use crate::sink::Now;
 
     fn pool() -> Pool {
-        let key =
-            PoolKey { user: "u".into(), database: (*b"db").into(), params: StartupParams::default() };
+        let key = PoolKey {
+            user: "u".into(),
+            database: (*b"db").into(),
+            params: StartupParams::default(),
+        };
         Pool::new(key, "u@db".into(), 0, &Keys::new([0; 32]))
     }
 

@@ -150,7 +150,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(pool: PoolId, permit: Permit, address: Rc<Address>, now: Now, expires: Now) -> Self {
+    pub(crate) fn new(
+        pool: PoolId,
+        permit: Permit,
+        address: Rc<Address>,
+        now: Now,
+        expires: Now,
+    ) -> Self {
         Self {
             state: State::Connecting,
             pool,

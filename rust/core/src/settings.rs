@@ -19,9 +19,7 @@ use crate::sink::{Address, Now, Sink};
 pub(crate) fn targets_of(config: &Config, before: &[Target]) -> Vec<Target> {
     let known = |address: &Address| before.iter().find(|target| *target.address == *address);
     let target = |address: &Address| match known(address) {
-        Some(target) => {
-            Target { address: Rc::clone(&target.address), backoff: target.backoff }
-        }
+        Some(target) => Target { address: Rc::clone(&target.address), backoff: target.backoff },
         None => Target { address: Rc::new(address.clone()), backoff: Backoff::default() },
     };
     config.targets.iter().map(target).collect()
@@ -37,13 +35,7 @@ fn has_same_login(before: &Credential, after: &Credential) -> bool {
 
 impl Core {
     /// Works by these settings from now on; `epoch` counts them over the service.
-    pub fn handle_settings(
-        &mut self,
-        config: Config,
-        epoch: u64,
-        now: Now,
-        sink: &mut dyn Sink,
-    ) {
+    pub fn handle_settings(&mut self, config: Config, epoch: u64, now: Now, sink: &mut dyn Sink) {
         let before = std::mem::replace(&mut self.config, config);
         self.epoch = epoch;
         self.targets = targets_of(&self.config, &self.targets);
@@ -138,9 +130,8 @@ impl Core {
         if self.config.paused.is_empty() {
             return self.ledger.set_paused_busy(0);
         }
-        let is_paused = |server: &server::Server| {
-            self.pools.get(server.pool).is_some_and(|pool| pool.paused)
-        };
+        let is_paused =
+            |server: &server::Server| self.pools.get(server.pool).is_some_and(|pool| pool.paused);
         let count = self.servers.iter().filter(|(_, server)| is_paused(server)).count();
         self.ledger.set_paused_busy(count);
     }

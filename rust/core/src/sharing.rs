@@ -59,6 +59,8 @@ impl Core {
     /// Woken by another worker or the supervisor: looks at the page and does what is due there.
     pub fn handle_look(&mut self, now: Now, sink: &mut dyn Sink) {
         self.ledger.silence();
+        let burials = self.ledger.burials();
+        self.renew_want |= std::mem::replace(&mut self.burials, burials) != burials;
         self.reclaim(now, sink);
         self.feed(now, sink);
         self.end_idle_beyond_limit(now, sink);
@@ -115,13 +117,7 @@ impl Core {
     }
 
     /// Serves a want with this server, which is at rest; false if somebody else was faster.
-    fn give(
-        &mut self,
-        server_id: ServerId,
-        want: &Want,
-        now: Now,
-        sink: &mut dyn Sink,
-    ) -> bool {
+    fn give(&mut self, server_id: ServerId, want: &Want, now: Now, sink: &mut dyn Sink) -> bool {
         let Some(server) = self.servers.get(server_id) else { return false };
         let is_wanted = self.pools.get(server.pool).is_some_and(|pool| pool.hash == want.pool);
         if !is_wanted {
@@ -221,12 +217,7 @@ impl Core {
         conn
     }
 
-    fn server_arrives(
-        &mut self,
-        body: &[u8],
-        now: Now,
-        sink: &mut dyn Sink,
-    ) -> Option<ServerId> {
+    fn server_arrives(&mut self, body: &[u8], now: Now, sink: &mut dyn Sink) -> Option<ServerId> {
         let arrival = handover::read_server(body)?;
         let permit = self.ledger.accept(arrival.offer)?;
         let address = self.targets.iter().find(|target| *target.address == arrival.address);

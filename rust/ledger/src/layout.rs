@@ -38,6 +38,8 @@ pub(crate) const ALIVE: usize = 7;
 pub(crate) const ORPHANINGS: usize = 8;
 /// No slot from here on has ever been taken.
 pub(crate) const HIGH_WATER: usize = 9;
+/// Grows whenever a worker has died.
+pub(crate) const BURIALS: usize = 14;
 /// Four words of a shared secret.
 pub(crate) const SECRET: usize = 10;
 

@@ -14,7 +14,7 @@ mod word;
 
 pub use budget::{Limit, TargetLimits};
 pub use layout::{STATS_MAX, SUPERVISOR, WORKERS_MAX, WorkerId, format, words_for};
-pub use slots::{Offer, Orphan, Permit, ServerKey};
+pub use slots::{GRANT_GRACE_US, Offer, Orphan, Permit, Refused, ServerKey};
 pub use views::{BudgetView, WorkerView};
 pub use wants::{Claim, Published, Want};
 pub use word::Word;

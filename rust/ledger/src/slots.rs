@@ -14,12 +14,14 @@
 //! Every step is one compare-and-swap from the exact word that the actor knows, sequence number
 //! included: whoever acts on old news fails and changes nothing. Next on the path: `wants.rs`.
 
-use crate::layout::{ALIVE, ALLOWED, HIGH_WATER, ORPHANINGS, WANTING, WorkerId, entry, side};
+use crate::layout::{
+    ALIVE, ALLOWED, BURIALS, HIGH_WATER, ORPHANINGS, WANTING, WorkerId, entry, side,
+};
 use crate::word::Word;
 use crate::{Page, STATS_MAX};
 
 /// A freed permit is kept this long for workers whose clients have waited longer, in microseconds.
-const GRANT_GRACE_US: u64 = 20_000;
+pub const GRANT_GRACE_US: u64 = 20_000;
 
 const STATE_SHIFT: u32 = 60;
 const FROM_SHIFT: u32 = 52;
@@ -63,6 +65,16 @@ fn next(before: u64, state: State, from: WorkerId, to: WorkerId) -> u64 {
         | u64::from(from) << FROM_SHIFT
         | u64::from(to) << TO_SHIFT
         | (before + 1) & SEQUENCE_MASK
+}
+
+/// Why there is no permit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// None is free.
+    Full,
+    /// What is free is left to workers whose clients have waited longer; look again after
+    /// [`GRANT_GRACE_US`].
+    Reserved,
 }
 
 /// The right to hold one server connection. Not `Clone`: giving it away consumes it.
@@ -111,12 +123,14 @@ pub struct Orphan {
 }
 
 impl<W: Word> Page<W> {
-    /// Takes a free permit; `None` if there is none for this worker.
+    /// Takes a free permit.
     ///
     /// `now` is in microseconds, `since` tells since when the oldest client waits that it is for
-    /// (`u64::MAX`: none does). A permit freed a moment ago is left to workers whose clients have
-    /// waited longer.
-    pub fn take(&self, now: u64, since: u64) -> Option<Permit> {
+    /// (`u64::MAX`: none does).
+    ///
+    /// # Errors
+    /// There is none for this worker now.
+    pub fn take(&self, now: u64, since: u64) -> Result<Permit, Refused> {
         let older = self.older_wants(since);
         let mut left_to_others = 0;
         for slot in 0..self.reach() {
@@ -132,10 +146,10 @@ impl<W: Word> Page<W> {
             let taken = next(word, State::Connecting, self.me, 0);
             if self.slot(slot).replace(word, taken) {
                 self.raise_high_water(slot + 1);
-                return Some(Permit { slot, word: taken });
+                return Ok(Permit { slot, word: taken });
             }
         }
-        None
+        Err(if left_to_others > 0 { Refused::Reserved } else { Refused::Full })
     }
 
     /// Slots below this number may be taken. After the limit has fallen, those still held above it
@@ -262,6 +276,13 @@ impl<W: Word> Page<W> {
         self.head(ORPHANINGS).load()
     }
 
+    /// A number that has changed if a worker has died since it was last asked for: what that one
+    /// promised will not come.
+    #[must_use]
+    pub fn burials(&self) -> u64 {
+        self.head(BURIALS).load()
+    }
+
     /// Takes charge of one orphaned permit; `None` if there is none.
     pub fn adopt(&self) -> Option<Orphan> {
         for slot in 0..self.used_slots() {
@@ -294,6 +315,7 @@ impl<W: Word> Page<W> {
     /// more. Gives the number of orphaned permits. Only the supervisor calls this, when the process
     /// has ended.
     pub fn bury(&self, worker: WorkerId) -> u32 {
+        self.head(BURIALS).add(1);
         self.head(ALIVE).clear_bits(1 << (worker & 63));
         self.head(WANTING).clear_bits(1 << (worker & 63));
         self.entry(worker, entry::WANT_SINCE).store(0);

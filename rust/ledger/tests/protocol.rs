@@ -6,7 +6,8 @@
 use std::sync::atomic::AtomicU64;
 
 use ledger::{
-    Claim, Ledger, Limit, Page, SUPERVISOR, TargetLimits, Word, WorkerId, format, words_for,
+    Claim, Ledger, Limit, Page, Refused, SUPERVISOR, TargetLimits, Word, WorkerId, format,
+    words_for,
 };
 use loom::sync::atomic::{AtomicU64 as LoomU64, Ordering, fence};
 use loom::thread;
@@ -65,8 +66,8 @@ fn of_two_workers_that_reach_for_the_last_permit_one_gets_it() {
     loom::model(|| {
         let page = loomed(1);
         let other = page.clone();
-        let thread = thread::spawn(move || other(1).take(1, NEVER).is_some());
-        let mine = page(0).take(1, NEVER).is_some();
+        let thread = thread::spawn(move || other(1).take(1, NEVER).is_ok());
+        let mine = page(0).take(1, NEVER).is_ok();
         assert!(mine != thread.join().unwrap(), "one permit, one holder");
         assert_eq!(page(SUPERVISOR).busy(), 1);
     });
@@ -80,11 +81,11 @@ fn a_permit_freed_while_a_worker_begins_to_want_is_found_or_announced() {
         let permit = holder.take(1, NEVER).unwrap();
         let wanting = page(1);
         let thread = thread::spawn(move || {
-            if wanting.take(1, 1).is_some() {
+            if wanting.take(1, 1).is_ok() {
                 return true;
             }
             wanting.publish_want(1, 9, false);
-            wanting.take(1, 1).is_some()
+            wanting.take(1, 1).is_ok()
         });
         let poked = holder.free(permit, 1);
         let got = thread.join().unwrap();
@@ -154,7 +155,7 @@ fn one_adopts_what_a_dead_worker_left_and_its_death_leaves_it_again() {
         let page = loomed(1);
         let dead = page(0);
         let permit = dead.take(1, NEVER);
-        assert!(permit.is_some_and(|_| page(SUPERVISOR).bury(0) == 1));
+        assert!(permit.is_ok_and(|_| page(SUPERVISOR).bury(0) == 1));
         let other = page(2);
         let thread = thread::spawn(move || other.adopt().is_some());
         let mine = page(1).adopt();
@@ -174,16 +175,16 @@ fn a_fallen_limit_is_never_passed_by_new_takers() {
     let mut permits: Vec<_> = (0..8).map(|_| worker.take(1, NEVER).unwrap()).collect();
     page(SUPERVISOR).set_limit(Limit::Connections(3));
     for _ in 0..5 {
-        assert!(worker.take(1, NEVER).is_none());
+        assert!(worker.take(1, NEVER).is_err());
         // The low ones go first, so that those above the limit stay longest.
         let permit = permits.remove(0);
         worker.free(permit, 1);
     }
-    assert!(worker.take(1, NEVER).is_none(), "three are held, all of them above the limit");
+    assert!(worker.take(1, NEVER).is_err(), "three are held, all of them above the limit");
     worker.free(permits.remove(0), 1);
     let last = worker.take(1, NEVER);
-    assert!(last.is_some_and(|permit| !worker.is_over(&permit)));
-    assert!(worker.take(1, NEVER).is_none());
+    assert!(last.is_ok_and(|permit| !worker.is_over(&permit)));
+    assert!(worker.take(1, NEVER).is_err());
     assert_eq!(worker.busy(), 3);
 }
 
@@ -195,12 +196,12 @@ fn a_freed_permit_is_left_to_the_worker_that_has_waited_longer_for_a_while() {
     old.publish_want(100, 9, false);
     young.publish_want(200, 9, false);
     assert_eq!(holder.free(permit, 1_000), Some(1));
-    assert!(young.take(1_001, 200).is_none(), "the older one goes first");
-    assert!(holder.take(1_001, NEVER).is_none(), "who needs it for nobody goes last");
+    assert!(young.take(1_001, 200) == Err(Refused::Reserved), "the older one goes first");
+    assert!(holder.take(1_001, NEVER).is_err(), "who needs it for nobody goes last");
     let permit = old.take(1_002, 100).unwrap();
     old.clear_want();
     assert_eq!(old.free(permit, 2_000), Some(2));
-    assert!(page(3).take(2_000 + 30_000, NEVER).is_some(), "an offer that is not taken lapses");
+    assert!(page(3).take(2_000 + 30_000, NEVER).is_ok(), "an offer that is not taken lapses");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::net::show;
 use crate::world::World;
 
 /// Steps of calm after which whoever still waits waits for ever.
-const CALM_STEPS: u64 = 60_000;
+const CALM_STEPS: u64 = 400_000;
 /// How often in the calm it is looked whether everybody is served.
 const LOOK_EVERY: u64 = 64;
 

@@ -76,7 +76,11 @@ impl World {
         let words = (0..ledger::words_for(slots)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let words: &'static [AtomicU64] = Box::leak(words.into());
         ledger::format(words, slots, core_seed);
-        let home = Home { ledger: Ledger::new(words, 0).expect("a page"), incarnation: 1, seed: core_seed };
+        let home = Home {
+            ledger: Ledger::new(words, 0).expect("a page"),
+            incarnation: 1,
+            seed: core_seed,
+        };
         home.ledger.set_alive(true, 1);
         let allowed = match config.limit {
             Limit::Connections(allowed) => allowed,

@@ -406,11 +406,8 @@ impl Core {
             return self.login_failed(id, &failure, "database not allowed", now, sink);
         }
         let opaque = login.params.is_opaque();
-        let key = PoolKey {
-            user: login.user.into(),
-            database: login.database,
-            params: login.params,
-        };
+        let key =
+            PoolKey { user: login.user.into(), database: login.database, params: login.params };
         let Some(pool_id) = self.pool_for(key) else {
             let failure = Failure::fatal(LIMIT_EXCEEDED, "too many different pools in use")
                 .detail(format!("The proxy keeps at most {POOLS_MAX} pools."))
