@@ -110,6 +110,8 @@ pub struct Core {
     pub(crate) reclaims: usize,
     /// New clients are refused and each client ends at its next idle point.
     pub(crate) stopping: bool,
+    /// The stop does not wait for anybody.
+    pub(crate) hurried: bool,
     due: Vec<(u64, Owner)>,
     /// Reused for messages of our own.
     pub(crate) scratch: Vec<u8>,
@@ -153,6 +155,7 @@ impl Core {
             burials: 0,
             reclaims: 0,
             stopping: false,
+            hurried: false,
             due: Vec::new(),
             scratch: Vec::new(),
         }
@@ -291,12 +294,19 @@ impl Core {
                 self.end_client(id, &errors::shutdown(), now, sink);
             }
         }
+        for id in self.servers.ids() {
+            let is_idle = |server: &Server| matches!(server.state, server::State::Idle);
+            if self.servers.get(id).is_some_and(is_idle) {
+                self.retire(id, now, sink);
+            }
+        }
         self.settle(now, sink);
     }
 
     /// Ends every client with 57P01, whatever it does, and closes every server.
     pub fn handle_stop_now(&mut self, now: Now, sink: &mut dyn Sink) {
         self.stopping = true;
+        self.hurried = true;
         for id in self.clients.ids() {
             self.end_client(id, &errors::shutdown(), now, sink);
         }
@@ -306,10 +316,13 @@ impl Core {
         self.settle(now, sink);
     }
 
-    /// Whether, after a stop, no client is left.
+    /// Whether, after a stop, no client is left and no server: its permits are free for others.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.stopping && self.clients.is_empty()
+        self.stopping
+            && self.clients.is_empty()
+            && self.servers.is_empty()
+            && (self.hurried || self.cancellers.is_empty())
     }
 
     /// The answer to [`Event::ServerKeysNeeded`].

@@ -15,7 +15,8 @@ use crate::core::Core;
 use crate::errors::{CONNECTION_EXCEPTION, Failure};
 use crate::ids::{ClientId, ClientTag, Conn, ServerId, Slab};
 use crate::limits::{
-    BUDGET_REREAD_MS, CLOSING_MS, CONNECTS_IN_FLIGHT_MAX, EXCESS_IDLE_MS, STARVED_LOOK_MS,
+    BUDGET_REREAD_MS, CLOSING_MS, CONNECTS_IN_FLIGHT_MAX, EXCESS_IDLE_MS, HURRIED_CLOSING_MS,
+    STARVED_LOOK_MS,
 };
 use crate::pool::PoolId;
 use crate::server::{self, Server, Task};
@@ -200,6 +201,9 @@ impl Core {
             self.pause_client(waiter, client::pause::STALLED, true, sink);
             self.resume.push_back(waiter);
             return;
+        }
+        if self.stopping {
+            return self.retire(server_id, now, sink);
         }
         if self.ledger.claim_limits_look(now.0, BUDGET_REREAD_MS * 1000) {
             return self.run_task(server_id, Task::Limits, now, sink);
@@ -437,7 +441,8 @@ impl Core {
         server.owed.clear();
         server.partial = Vec::new();
         self.closing += 1;
-        let deadline = now.plus_ms(CLOSING_MS);
+        let patience = if self.hurried { HURRIED_CLOSING_MS } else { CLOSING_MS };
+        let deadline = now.plus_ms(patience);
         self.wheel.set(&mut server.timer, Owner::Server(server_id), deadline);
     }
 

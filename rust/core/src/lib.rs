@@ -30,6 +30,7 @@ mod reclaim;
 mod server;
 mod settings;
 mod sharing;
+pub mod show;
 pub mod sink;
 pub mod stats;
 mod timer;

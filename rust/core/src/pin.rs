@@ -113,6 +113,14 @@ impl Reasons {
         self.0 & (1 << reason as u16) != 0
     }
 
+    fn first(self) -> Option<PinReason> {
+        BY_EFFECT
+            .iter()
+            .map(|(_, reason)| *reason)
+            .chain([PinReason::LongStatement])
+            .find(|reason| self.contains(*reason))
+    }
+
     /// The reasons that statements with these effects give. `currval` and `lastval` only read.
     pub(crate) fn from_effects(effects: Effects) -> Self {
         let mut reasons = Self::default();
@@ -175,11 +183,12 @@ impl Pin {
         }
         self.reasons.0 |= new.0;
         self.tainted |= new.0 & BEYOND_DISCARD_ALL.0 != 0;
-        BY_EFFECT
-            .iter()
-            .map(|(_, reason)| *reason)
-            .chain([PinReason::LongStatement])
-            .find(|reason| new.contains(*reason))
+        new.first()
+    }
+
+    /// The first of the reasons that hold.
+    pub(crate) fn reason(&self) -> Option<PinReason> {
+        self.reasons.first()
     }
 
     pub(crate) fn add_one(&mut self, reason: PinReason, now: Now) -> Option<PinReason> {

@@ -125,6 +125,47 @@ impl Core {
             .detail("The user was removed from the proxy's configuration.")
     }
 
+    /// Ends every client of a database (`*` = of all) with 57P01, whatever it does, and closes its
+    /// servers; gives the number of clients.
+    pub fn handle_kill(&mut self, database: &str, now: Now, sink: &mut dyn Sink) -> u32 {
+        let is_meant = |id: PoolId| {
+            let pool = self.pools.get(id);
+            pool.is_some_and(|pool| database == "*" || *pool.key.database == *database.as_bytes())
+        };
+        let pools: BTreeSet<PoolId> =
+            self.pools.ids().into_iter().filter(|id| is_meant(*id)).collect();
+        let of_pools = |client: &client::Client| {
+            client.session.as_ref().is_some_and(|session| pools.contains(&session.pool))
+        };
+        let clients: Vec<ClientId> =
+            self.clients.iter().filter(|(_, client)| of_pools(client)).map(|(id, _)| id).collect();
+        for id in &clients {
+            self.end_client(*id, &killed(), now, sink);
+        }
+        for id in self.servers.ids() {
+            if self.servers.get(id).is_some_and(|server| pools.contains(&server.pool)) {
+                self.retire(id, now, sink);
+            }
+        }
+        self.settle(now, sink);
+        u32::try_from(clients.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Ends one client with 57P01 and cancels what it runs; gives 1 if it is here, else 0.
+    pub fn kill_client(&mut self, number: u64, now: Now, sink: &mut dyn Sink) -> u32 {
+        let found = self.clients.iter().find(|(_, client)| client.number == number);
+        let Some((id, client)) = found else { return 0 };
+        let server = client.server();
+        self.end_client(id, &killed(), now, sink);
+        if let Some(server) = server {
+            if self.servers.get(server).is_some_and(|server| server.is_busy()) {
+                self.retire(server, now, sink);
+            }
+        }
+        self.settle(now, sink);
+        1
+    }
+
     /// Counts the servers of paused pools, which whoever asked for the pause waits for.
     pub(crate) fn count_paused(&self) {
         if self.config.paused.is_empty() {
@@ -135,4 +176,8 @@ impl Core {
         let count = self.servers.iter().filter(|(_, server)| is_paused(server)).count();
         self.ledger.set_paused_busy(count);
     }
+}
+
+fn killed() -> Failure {
+    Failure::fatal(ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 }
