@@ -205,9 +205,16 @@ pub(crate) struct Table {
     clients: Vec<Option<Socket>>,
     servers: Vec<Option<Socket>>,
     cancellers: Vec<Option<Socket>>,
+    clients_open: usize,
 }
 
 impl Table {
+    /// How many clients there are.
+    #[inline]
+    pub(crate) const fn clients_open(&self) -> usize {
+        self.clients_open
+    }
+
     /// The socket of a live id.
     #[inline]
     pub(crate) fn get(&mut self, conn: Conn) -> Option<&mut Socket> {
@@ -222,13 +229,19 @@ impl Table {
         if list.len() <= index {
             list.resize_with(index + 1, || None);
         }
-        let place = list.get_mut(index)?;
-        Some(place.insert(Socket::new(fd, generation)))
+        let before = list.get_mut(index)?.replace(Socket::new(fd, generation));
+        if before.is_none() && matches!(conn, Conn::Client(_)) {
+            self.clients_open += 1;
+        }
+        self.get(conn)
     }
 
     /// Takes a socket out; its id reaches nobody from now on.
     pub(crate) fn remove(&mut self, conn: Conn) -> Option<Socket> {
         self.get(conn)?;
+        if let Conn::Client(_) = conn {
+            self.clients_open -= 1;
+        }
         let (list, index, _) = self.place(conn);
         list.get_mut(index)?.take()
     }

@@ -8,11 +8,14 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
+use ledger::WorkerId;
 use proxy_core::event::Event;
-use proxy_core::ids::{ClientId, Conn};
+use proxy_core::ids::Conn;
 use proxy_core::sink::{Address, ChunkId, Gone, Now, Peer};
+
+use crate::listen::Listener;
 
 /// Something that happened; `C` owns received bytes.
 #[derive(Debug)]
@@ -33,6 +36,11 @@ pub(crate) enum Completion<C> {
     Drained(Conn),
     /// A command waits in the ring.
     Woken,
+    /// A mail came, with its descriptors; none if there was no room for all of them.
+    Mail(Vec<u8>, Vec<OwnedFd>),
+    /// A [`Driver::pass`] has ended. True: the other worker has the connection, and the driver has
+    /// forgotten it. False: it is as it was before.
+    Passed(Conn, bool),
     /// Something for the operator.
     Notice(Event),
 }
@@ -59,8 +67,22 @@ pub(crate) trait Driver {
     /// The next completion of this turn; `None` ends the turn. Never blocks.
     fn next(&mut self, now: Now) -> Option<Completion<Self::Chunk>>;
 
-    /// Makes an accepted socket the connection of a client.
-    fn adopt(&mut self, id: ClientId, socket: OwnedFd);
+    /// Makes an open socket, accepted here or handed over by another worker, this connection.
+    fn adopt(&mut self, conn: Conn, socket: OwnedFd);
+
+    /// Hands a connection and a mail to another worker, behind everything queued for it; carried
+    /// out by [`Driver::submit`], answered by [`Completion::Passed`] unless it is closed before.
+    ///
+    /// It succeeds only if all that was queued has been sent and the other worker's inbox took the
+    /// mail. Nothing is read between this and the answer: what arrives meanwhile stays in the
+    /// kernel for whoever has the connection then. A driver that receives ahead has to stop that
+    /// first; bytes which it holds already and has not told make it fail, and are told after the
+    /// answer. Success closes our copy of the socket only: the peer notices nothing.
+    fn pass(&mut self, conn: Conn, to: WorkerId, mail: &[u8]);
+
+    /// Puts a mail, with a descriptor if need be, into another worker's inbox now. False: it is
+    /// full or there is none, and nothing has been sent.
+    fn post(&mut self, to: WorkerId, mail: &[u8], fd: Option<BorrowedFd<'_>>) -> bool;
 
     /// Queues a range of the chunk that is being handled, whose bytes are `chunk`.
     fn send(&mut self, to: Conn, chunk: &[u8], range: Range<usize>);
@@ -88,8 +110,18 @@ pub(crate) trait Driver {
     /// takes its chunk back.
     fn submit(&mut self, chunk: Option<Self::Chunk>);
 
+    /// Listens on exactly these sockets, known by their ids: keeps those it has, adds the others
+    /// and closes what is missing. A client that waits in a kept one's queue stays there.
+    ///
+    /// # Errors
+    /// One of them cannot be watched, or an id is used twice; nothing has changed then.
+    fn set_listeners(&mut self, listeners: Vec<(u32, Listener)>) -> io::Result<()>;
+
     /// Closes the listeners.
     fn stop_listening(&mut self);
+
+    /// Connections to clients that are open and not lingering.
+    fn clients(&self) -> usize;
 
     /// Does what is due; called when the time of `poll_deadline` has come.
     fn handle_timeouts(&mut self, now: Now);

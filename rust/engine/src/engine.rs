@@ -2,20 +2,26 @@
 //!
 //! One turn is one wait. Nothing here blocks but the wait, and the core is never entered while it
 //! is at work: what a send brings to light (a broken peer, a long queue) is a completion of its
-//! own. Next on the path of a query: `epoll.rs`, then the core's `core.rs`.
+//! own. What comes by mail from other processes is in `delivery.rs`. Next on the path of a query:
+//! `epoll.rs`, then the core's `core.rs`.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use ledger::Ledger;
 use proxy_core::ids::Conn;
-use proxy_core::sink::{Chunk, Gone, Now};
+use proxy_core::sink::{Chunk, Gone, Now, Peer};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::balance;
 use crate::driver::{Completion, Driver, Received};
 use crate::handle::Shared;
 use crate::limits::WAIT_MS_MAX;
+use crate::mail;
 use crate::protocol::Protocol;
 use crate::ring::{Command, CommandReceiver, EventSender};
+use crate::settings::Parse;
 use crate::sink::EngineSink;
 
 /// Reads the monotonic clock, in microseconds.
@@ -26,51 +32,68 @@ pub(crate) fn clock() -> Now {
     Now(seconds * 1_000_000 + micros)
 }
 
-/// A core, a driver and the rings between them and Python.
+/// What an engine has to do with besides its core and its driver.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The page, as this worker.
+    pub(crate) ledger: Ledger,
+    /// Which start of a worker this is, counted over the service.
+    pub(crate) incarnation: u64,
+    /// The epoch of the settings in force.
+    pub(crate) epoch: u64,
+    /// Reads the settings of later epochs.
+    pub(crate) parse: Parse,
+    /// The ring to Python.
+    pub(crate) events: EventSender,
+    /// The ring from Python.
+    pub(crate) commands: CommandReceiver,
+    /// What other threads may read.
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// A core, a driver and their place among threads and processes.
 pub(crate) struct Engine<P, D> {
-    core: P,
-    driver: D,
-    events: EventSender,
-    commands: CommandReceiver,
-    shared: Arc<Shared>,
-    now: Now,
+    pub(crate) core: P,
+    pub(crate) driver: D,
+    pub(crate) place: Place,
+    pub(crate) now: Now,
+    /// Clients that the page counts for this worker.
+    pub(crate) counted: usize,
+    /// Mail has come since the page was looked at.
+    pub(crate) look: bool,
+    pub(crate) stopping: bool,
     published: Now,
     turns: u64,
-    stopping: bool,
 }
 
 /// A sink over the engine's fields but the core, which the borrow checker wants to see apart.
 macro_rules! sink {
     ($engine:ident, $chunk:expr) => {
-        EngineSink {
+        $crate::sink::EngineSink {
             driver: &mut $engine.driver,
-            events: &mut $engine.events,
+            events: &mut $engine.place.events,
             chunk: $chunk,
             now: $engine.now,
+            ledger: &$engine.place.ledger,
         }
     };
 }
+pub(crate) use sink;
 
 impl<P: Protocol, D: Driver> Engine<P, D> {
     /// Puts an engine together; it runs in the calling thread.
-    pub(crate) fn new(
-        core: P,
-        driver: D,
-        events: EventSender,
-        commands: CommandReceiver,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub(crate) fn new(core: P, driver: D, place: Place) -> Self {
         let now = clock();
         Self {
             core,
             driver,
-            events,
-            commands,
-            shared,
+            place,
             now,
+            counted: 0,
+            look: true,
+            stopping: false,
             published: now,
             turns: 0,
-            stopping: false,
         }
     }
 
@@ -79,6 +102,8 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
     /// # Errors
     /// The driver is broken: a bug of ours.
     pub(crate) fn run(&mut self) -> io::Result<()> {
+        self.place.ledger.set_epoch(self.place.epoch);
+        self.place.ledger.set_alive(true, self.place.incarnation);
         while !self.is_finished() {
             self.turn(WAIT_MS_MAX)?;
         }
@@ -88,7 +113,7 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
 
     /// Ends the engine, which closes every socket, and keeps the ring to Python.
     pub(crate) fn into_events(self) -> EventSender {
-        self.events
+        self.place.events
     }
 
     /// The core and the driver, for tests that run turn by turn.
@@ -111,7 +136,7 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
         self.driver.wait(wait_ms)?;
         self.now = clock();
         self.turns += 1;
-        self.shared.beat();
+        self.place.ledger.beat();
         self.complete();
         if self.driver.poll_deadline().is_some_and(|deadline| deadline <= self.now) {
             self.driver.handle_timeouts(self.now);
@@ -124,8 +149,34 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
         }
         if self.now.since(self.published) >= WAIT_MS_MAX * 1000 {
             self.publish();
+            // A poke that a full inbox refused is made up for here at the latest.
+            self.look = true;
         }
+        if self.look {
+            self.look_at_page();
+        }
+        self.count_clients();
         Ok(())
+    }
+
+    /// Has the core look at what other processes have changed on the page.
+    fn look_at_page(&mut self) {
+        self.look = false;
+        let mut sink = sink!(self, None);
+        self.core.handle_look(self.now, &mut sink);
+        self.driver.submit(None);
+        self.complete();
+    }
+
+    /// Brings this worker's number of clients on the page up to date.
+    #[inline]
+    pub(crate) fn count_clients(&mut self) {
+        let clients = self.driver.clients();
+        if clients != self.counted {
+            let ledger = &self.place.ledger;
+            ledger.clients_add(ledger.me(), clients as i64 - self.counted as i64);
+            self.counted = clients;
+        }
     }
 
     /// How long nothing needs to be done, in milliseconds, rounded up: never a turn too early.
@@ -146,15 +197,10 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
     pub(crate) fn dispatch(&mut self, completion: Completion<D::Chunk>) {
         match completion {
             Completion::Received(conn, chunk) => self.handle_received(conn, chunk),
-            Completion::Accepted(socket, peer) => {
-                let mut sink = sink!(self, None);
-                if let Some(id) = self.core.handle_accept(peer, self.now, &mut sink) {
-                    self.driver.adopt(id, socket);
-                }
-                self.driver.submit(None);
-            }
+            Completion::Accepted(socket, peer) => self.handle_accepted(socket, peer),
+            Completion::Mail(bytes, fds) => self.handle_mail(&bytes, fds),
             Completion::Woken => self.handle_commands(),
-            Completion::Notice(event) => self.events.send(event),
+            Completion::Notice(event) => self.place.events.send(event),
             other => {
                 let mut sink = sink!(self, None);
                 tell(&mut self.core, &other, self.now, &mut sink);
@@ -176,41 +222,72 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
         self.driver.submit(Some(received));
     }
 
+    /// A client has connected: it is served here unless another worker has fewer clients.
+    fn handle_accepted(&mut self, socket: OwnedFd, peer: Peer) {
+        self.count_clients();
+        let ledger = &self.place.ledger;
+        let clients = |worker| ledger.clients(worker);
+        if let Some(to) = balance::destination(ledger.me(), ledger.alive(), clients) {
+            // Counted before it arrives, so that nobody else takes that worker for idle meanwhile.
+            ledger.clients_add(to, 1);
+            let mail = mail::client(peer == Peer::Unix);
+            if self.driver.post(to, &mail, Some(socket.as_fd())) {
+                return;
+            }
+            ledger.clients_add(to, -1);
+        }
+        self.admit(socket, peer);
+    }
+
+    /// Serves a client here, if the core takes it.
+    pub(crate) fn admit(&mut self, socket: OwnedFd, peer: Peer) {
+        let mut sink = sink!(self, None);
+        if let Some(id) = self.core.handle_accept(peer, self.now, &mut sink) {
+            self.driver.adopt(Conn::Client(id), socket);
+        }
+        self.driver.submit(None);
+    }
+
     fn handle_commands(&mut self) {
-        self.commands.silence();
-        while let Some(command) = self.commands.next() {
-            let mut sink = sink!(self, None);
+        self.place.commands.silence();
+        while let Some(command) = self.place.commands.next() {
             match command {
                 Command::Stop => {
-                    self.stopping = true;
-                    sink.driver.stop_listening();
-                    self.core.handle_stop(self.now, &mut sink);
+                    self.stop_accepting();
+                    self.core.handle_stop(self.now, &mut sink!(self, None));
                 }
                 Command::StopNow => {
-                    self.stopping = true;
-                    sink.driver.stop_listening();
-                    self.core.handle_stop_now(self.now, &mut sink);
+                    self.stop_accepting();
+                    self.core.handle_stop_now(self.now, &mut sink!(self, None));
                 }
-                Command::Keys(keys) => self.core.set_server_keys(keys, self.now, &mut sink),
+                Command::Keys(keys) => {
+                    self.core.set_server_keys(keys, self.now, &mut sink!(self, None));
+                }
                 Command::Publish => self.publish(),
             }
             self.driver.submit(None);
         }
     }
 
-    /// Puts the counters where other threads may read them.
+    fn stop_accepting(&mut self) {
+        self.stopping = true;
+        self.place.ledger.set_alive(false, self.place.incarnation);
+        self.driver.stop_listening();
+    }
+
+    /// Puts the counters where other threads and processes may read them.
     fn publish(&mut self) {
         self.published = self.now;
-        let mut rows = self.core.rows();
+        let mut rows = self.core.publish();
         rows.extend(self.driver.rows());
         rows.push(("engine_turns", self.turns));
-        rows.push(("engine_events_dropped", self.events.dropped()));
-        self.shared.publish(rows);
+        rows.push(("engine_events_dropped", self.place.events.dropped()));
+        self.place.shared.publish(rows);
     }
 }
 
 /// Tells the core of a completion that carries no bytes.
-fn tell<P: Protocol, D: Driver, C>(
+pub(crate) fn tell<P: Protocol, D: Driver, C>(
     core: &mut P,
     completion: &Completion<C>,
     now: Now,
@@ -229,9 +306,11 @@ fn tell<P: Protocol, D: Driver, C>(
         Completion::Eof(Conn::Canceller(id)) => core.handle_canceller_gone(id, now, sink),
         Completion::Congested(conn) => core.handle_congested(conn, now, sink),
         Completion::Drained(conn) => core.handle_drained(conn, now, sink),
+        Completion::Passed(conn, passed) => core.handle_passed(conn, passed, now, sink),
         Completion::Connected(Conn::Client(_))
         | Completion::Accepted(..)
         | Completion::Received(..)
+        | Completion::Mail(..)
         | Completion::Woken
         | Completion::Notice(_) => {}
     }

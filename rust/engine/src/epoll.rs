@@ -10,8 +10,9 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use ledger::WorkerId;
 use proxy_core::event::{Event, Level};
-use proxy_core::ids::{ClientId, Conn};
+use proxy_core::ids::Conn;
 use proxy_core::sink::{Address, Gone, Now};
 use rustix::io::Errno;
 
@@ -21,13 +22,15 @@ use crate::conn::{Flags, Socket, Table};
 use crate::driver::{Completion, Driver, Received};
 use crate::engine::clock;
 use crate::limits::{
-    ACCEPTS_PER_TURN, DEFER_BYTES_MAX, DEFERRED_SENDS_MAX, QUEUE_HIGH, QUEUE_LOW, SERVER_LOOK_MS,
-    SERVER_RETRANSMITS_MAX,
+    ACCEPTS_PER_TURN, DEFER_BYTES_MAX, DEFERRED_SENDS_MAX, MAILS_PER_TURN, QUEUE_HIGH, QUEUE_LOW,
+    SERVER_LOOK_MS, SERVER_RETRANSMITS_MAX,
 };
 use crate::linger::{Lingering, has_unread};
 use crate::listen::{Accepted, Listener, Listeners};
 use crate::net;
+use crate::passing::Pass;
 use crate::poller::{Key, Poller, READ, Ready, WRITE};
+use crate::post::Post;
 use crate::receive::Reading;
 
 /// What came to light during a call of the core; told when the call has returned.
@@ -40,6 +43,7 @@ pub(crate) enum Note {
     Broken(Conn, Gone),
     Congested(Conn),
     Drained(Conn),
+    Passed(Conn, bool),
     Notice(Event),
 }
 
@@ -47,7 +51,8 @@ pub(crate) enum Note {
 #[derive(Debug)]
 pub(crate) enum Work {
     Read(Reading),
-    Accept { listener: usize, left: u8 },
+    Accept { listener: u32, left: u8 },
+    Mail { left: u8, hangup: bool },
 }
 
 /// Plain counters.
@@ -58,6 +63,8 @@ pub(crate) struct Counters {
     pub(crate) sends: u64,
     pub(crate) spilled_bytes: u64,
     pub(crate) accept_pauses: u64,
+    pub(crate) mails: u64,
+    pub(crate) passes: u64,
 }
 
 /// The driver.
@@ -70,28 +77,34 @@ pub(crate) struct Epoll {
     pub(crate) counters: Counters,
     /// `None` while it is lent out.
     pub(crate) buffer: Option<Buffer>,
+    pub(crate) post: Post,
+    /// Connections to hand over at the end of the call under way.
+    pub(crate) passes: Vec<Pass>,
     listeners: Listeners,
     lingering: Lingering,
     batches: Batches,
     dirty: Vec<Conn>,
     /// A connection has closed since accepting paused.
-    freed: bool,
+    pub(crate) freed: bool,
     now: Now,
     /// When the servers are looked at next.
     look_at: Now,
 }
 
 impl Epoll {
-    /// A driver that accepts from these listeners and reports `Woken` when `wake` is readable.
+    /// A driver that has no listeners yet and reports `Woken` when `wake` is readable.
     ///
     /// # Errors
-    /// Descriptors or epoll watches ran out, or a listener is no socket.
-    pub(crate) fn new(listeners: Vec<Listener>, wake: BorrowedFd<'_>) -> io::Result<Self> {
+    /// Descriptors or epoll watches ran out, or the inbox is no socket.
+    pub(crate) fn new(wake: BorrowedFd<'_>, post: Post) -> io::Result<Self> {
         let poller = Poller::new()?;
         poller.add(wake, Key::Wake, READ)?;
+        poller.add(post.fd(), Key::Inbox, READ)?;
         Ok(Self {
-            listeners: Listeners::new(listeners, &poller)?,
+            listeners: Listeners::default(),
             poller,
+            post,
+            passes: Vec::new(),
             table: Table::default(),
             work: None,
             notes: VecDeque::new(),
@@ -135,6 +148,10 @@ impl Epoll {
             Note::Connected(conn) => self.table.get(conn).map(|_| Completion::Connected(conn)),
             Note::Refused(conn, why) => Some(Completion::Gone(conn, why)),
             Note::Notice(event) => Some(Completion::Notice(event)),
+            Note::Passed(conn, true) => Some(Completion::Passed(conn, true)),
+            Note::Passed(conn, false) => {
+                self.table.get(conn).map(|_| Completion::Passed(conn, false))
+            }
             Note::Congested(conn) => self.table.get(conn).map(|_| Completion::Congested(conn)),
             Note::Drained(conn) => self.table.get(conn).map(|_| Completion::Drained(conn)),
             Note::Broken(conn @ Conn::Server(_), why) => {
@@ -151,6 +168,10 @@ impl Epoll {
         match ready.key {
             Key::Conn(conn) => self.handle_conn_ready(conn, ready),
             Key::Wake => Some(Completion::Woken),
+            Key::Inbox => {
+                self.work = Some(Work::Mail { left: MAILS_PER_TURN, hangup: ready.hangup });
+                None
+            }
             Key::Listener(listener) => {
                 self.work = Some(Work::Accept { listener, left: ACCEPTS_PER_TURN });
                 None
@@ -193,7 +214,7 @@ impl Epoll {
         }
     }
 
-    fn accept(&mut self, listener: usize, left: u8) -> Option<Completion<Buffer>> {
+    fn accept(&mut self, listener: u32, left: u8) -> Option<Completion<Buffer>> {
         let left = left.checked_sub(1)?;
         match self.listeners.accept(listener, &self.poller, self.now) {
             Accepted::Client(socket, peer) => {
@@ -364,6 +385,7 @@ impl Driver for Epoll {
                 match work {
                     Work::Read(reading) => self.read(reading),
                     Work::Accept { listener, left } => self.accept(listener, left),
+                    Work::Mail { left, hangup } => self.take_mail(left, hangup),
                 }
             } else if let Some(ready) = self.poller.next() {
                 self.handle_ready(ready)
@@ -379,8 +401,16 @@ impl Driver for Epoll {
         }
     }
 
-    fn adopt(&mut self, id: ClientId, socket: OwnedFd) {
-        self.watch(Conn::Client(id), socket, 0);
+    fn adopt(&mut self, conn: Conn, socket: OwnedFd) {
+        self.watch(conn, socket, 0);
+    }
+
+    fn pass(&mut self, conn: Conn, to: WorkerId, mail: &[u8]) {
+        self.passes.push(Pass { conn, to, mail: mail.to_vec() });
+    }
+
+    fn post(&mut self, to: WorkerId, mail: &[u8], fd: Option<BorrowedFd<'_>>) -> bool {
+        self.post.send(to, mail, fd)
     }
 
     #[inline]
@@ -469,17 +499,28 @@ impl Driver for Epoll {
     #[inline]
     fn submit(&mut self, chunk: Option<Buffer>) {
         let waits = chunk.as_ref().is_some_and(|chunk| chunk.bytes().len() <= DEFER_BYTES_MAX)
-            && self.batches.count() < DEFERRED_SENDS_MAX;
+            && self.batches.count() < DEFERRED_SENDS_MAX
+            && self.passes.is_empty();
         if !waits {
             self.flush(chunk.as_ref().map_or(&[][..], |chunk| chunk.bytes()));
+            self.carry_out_passes();
         }
         if chunk.is_some() {
             self.buffer = chunk;
         }
     }
 
+    fn set_listeners(&mut self, listeners: Vec<(u32, Listener)>) -> io::Result<()> {
+        self.listeners.set(listeners, &self.poller)
+    }
+
     fn stop_listening(&mut self) {
-        self.listeners.stop();
+        self.listeners.stop(&self.poller);
+    }
+
+    #[inline]
+    fn clients(&self) -> usize {
+        self.table.clients_open()
     }
 
     fn handle_timeouts(&mut self, now: Now) {
@@ -511,6 +552,8 @@ impl Driver for Epoll {
             ("engine_spilled_bytes", self.counters.spilled_bytes),
             ("engine_accept_pauses", self.counters.accept_pauses),
             ("engine_lingering", self.lingering.len() as u64),
+            ("engine_mails", self.counters.mails),
+            ("engine_passes", self.counters.passes),
         ]
     }
 }

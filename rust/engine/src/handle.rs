@@ -4,31 +4,44 @@
 //! counters. If the engine thread panics the process ends, never half of it. Next: `engine.rs`.
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use ledger::Ledger;
 use proxy_core::config::Config;
-use proxy_core::core::Core;
+use proxy_core::core::{Core, Home, KeysAnswer};
 use proxy_core::event::{Event, Level};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::engine::{Engine, clock};
+use crate::driver::Driver;
+use crate::engine::{Engine, Place, clock};
 use crate::epoll::Epoll;
 use crate::listen::Listener;
-use crate::protocol::ServerKeys;
-use crate::ring::{self, Command, CommandReceiver, CommandSender, EventReceiver, EventSender};
+use crate::post::Post;
+use crate::ring::{self, Command, CommandSender, EventReceiver};
+use crate::settings::{self, Parse, Passwords, StartError};
 use crate::signals::Blocked;
 
 /// What an engine is started with.
 #[derive(Debug)]
-pub struct Settings {
-    /// Where clients arrive.
-    pub listeners: Vec<Listener>,
-    /// What the core is made from.
-    pub config: Config,
+pub struct Setup {
+    /// Where clients arrive, by the supervisor's ids.
+    pub listeners: Vec<(u32, Listener)>,
+    /// The page, as this worker.
+    pub ledger: Ledger,
+    /// Which start of a worker this is, counted over the service, from 1.
+    pub incarnation: u64,
+    /// The epoch of the settings, from 1.
+    pub epoch: u64,
+    /// The settings: a file in memory that is only read.
+    pub settings: OwnedFd,
+    /// How their text is read, also that of later epochs.
+    pub parse: Parse,
+    /// The way to and from other processes.
+    pub post: Post,
 }
 
 /// Counters as `name, value`.
@@ -40,7 +53,8 @@ const STATS_WAIT: Duration = Duration::from_millis(250);
 /// What the engine thread leaves for other threads to read.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    heartbeat: AtomicU64,
+    /// For the keys that other threads derive.
+    pub(crate) passwords: Passwords,
     finished: AtomicBool,
     snapshot: Mutex<Snapshot>,
     published: Condvar,
@@ -53,12 +67,6 @@ struct Snapshot {
 }
 
 impl Shared {
-    /// Shows that the loop is alive.
-    #[inline]
-    pub(crate) fn beat(&self) {
-        self.heartbeat.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Leaves counters for whoever asks.
     pub(crate) fn publish(&self, rows: Rows) {
         let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,6 +89,7 @@ pub struct Handle {
     commands: CommandSender,
     events: EventReceiver,
     shared: Arc<Shared>,
+    ledger: Ledger,
 }
 
 /// The engine thread's life: made, running, joined.
@@ -97,9 +106,7 @@ struct Start {
     config: Config,
     seed: [u8; 32],
     driver: Epoll,
-    events: EventSender,
-    commands: CommandReceiver,
-    shared: Arc<Shared>,
+    place: Place,
 }
 
 /// Ends the process when it is dropped by a panic.
@@ -115,9 +122,11 @@ impl Drop for AbortOnPanic {
 
 fn run_or_abort(start: Start) {
     let _guard = AbortOnPanic;
-    let Start { config, seed, driver, events, commands, shared } = start;
-    let core = Core::new(config, seed, clock());
-    let mut engine = Engine::new(core, driver, events, commands, Arc::clone(&shared));
+    let Start { config, seed, driver, place } = start;
+    let shared = Arc::clone(&place.shared);
+    let home = Home { ledger: place.ledger.clone(), incarnation: place.incarnation, seed };
+    let core = Core::new(config, place.epoch, home, clock());
+    let mut engine = Engine::new(core, driver, place);
     let outcome = engine.run();
     let mut events = engine.into_events();
     if let Err(error) = outcome {
@@ -133,22 +142,30 @@ impl Handle {
     /// Makes an engine that does nothing yet; commands and its event descriptor work already.
     ///
     /// # Errors
-    /// The process is out of descriptors, or a listener is no socket.
-    pub fn new(settings: Settings) -> io::Result<Self> {
+    /// The settings do not fit, the process is out of descriptors, or a descriptor is of a wrong
+    /// kind.
+    pub fn new(setup: Setup) -> Result<Self, StartError> {
+        let Setup { listeners, ledger, incarnation, epoch, settings, parse, post } = setup;
         let (events_in, events) = ring::events()?;
         let (commands, commands_out) = ring::commands()?;
         let shared = Arc::new(Shared::default());
+        let config = settings::load(settings, parse)?;
+        shared.passwords.keep(epoch, &config);
         let mut seed = [0_u8; 32];
-        getrandom(&mut seed, GetRandomFlags::empty())?;
-        let start = Box::new(Start {
-            config: settings.config,
-            seed,
-            driver: Epoll::new(settings.listeners, commands_out.fd())?,
+        getrandom(&mut seed, GetRandomFlags::empty()).map_err(io::Error::from)?;
+        let mut driver = Epoll::new(commands_out.fd(), post)?;
+        driver.set_listeners(listeners)?;
+        let place = Place {
+            ledger: ledger.clone(),
+            incarnation,
+            epoch,
+            parse,
             events: events_in,
             commands: commands_out,
             shared: Arc::clone(&shared),
-        });
-        Ok(Self { thread: Mutex::new(Thread::Ready(start)), commands, events, shared })
+        };
+        let start = Box::new(Start { config, seed, driver, place });
+        Ok(Self { thread: Mutex::new(Thread::Ready(start)), commands, events, shared, ledger })
     }
 
     /// Starts the thread; a second call does nothing. Call it after the last fork, since threads do
@@ -210,19 +227,23 @@ impl Handle {
         self.command(Command::StopNow)
     }
 
-    /// Answers `Event::ServerKeysNeeded`: SCRAM keys derived with this salt and iteration count for
-    /// the credential of that index.
+    /// Answers `Event::ServerKeysNeeded` with the fields that it came with: derives the SCRAM keys
+    /// of that credential's password and sends them to the engine. Takes about a quarter of a
+    /// millisecond for a thousand iterations. Settings that are not in force any more need no keys:
+    /// nothing happens.
     ///
     /// # Errors
     /// As [`Handle::stop`].
-    pub fn set_server_keys(
+    pub fn derive_server_keys(
         &self,
         credential: u32,
+        epoch: u64,
         salt: Vec<u8>,
         iterations: u32,
-        keys: auth::ScramKeys,
     ) -> io::Result<()> {
-        self.command(Command::Keys(ServerKeys { credential, salt, iterations, keys }))
+        let Some(password) = self.shared.passwords.find(epoch, credential) else { return Ok(()) };
+        let keys = auth::ScramKeys::derive(password.expose(), &salt, iterations);
+        self.command(Command::Keys(KeysAnswer { credential, epoch, salt, iterations, keys }))
     }
 
     /// Counters, fresh if the engine answers within a quarter of a second, else those of its last
@@ -246,7 +267,7 @@ impl Handle {
     /// A number that grows at least once a second while the loop is alive.
     #[must_use]
     pub fn heartbeat(&self) -> u64 {
-        self.shared.heartbeat.load(Ordering::Relaxed)
+        self.ledger.worker_view(self.ledger.me()).heartbeat
     }
 
     /// Whether the engine has run and ended.
@@ -282,43 +303,55 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::sync::{Mutex, PoisonError};
 
-    use proxy_core::config::{BudgetLimit, Config, PoolMode};
-    use proxy_core::sink::Address;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-    use super::{Handle, Settings};
+    use super::{Handle, Setup, StartError};
     use crate::listen::Listener;
+    use crate::page::Page;
+    use crate::testbed::{memory, parse, posts};
+
+    fn setup() -> (Setup, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let copy = Listener::new(listener.try_clone().unwrap().into(), false).unwrap();
+        let setup = Setup {
+            listeners: vec![(1, copy)],
+            ledger: Page::create(4).unwrap().ledger(0).unwrap(),
+            incarnation: 7,
+            epoch: 3,
+            settings: memory("settings"),
+            parse,
+            post: posts(1).remove(0),
+        };
+        (setup, listener)
+    }
 
     fn handle() -> (Handle, TcpListener) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let config = Config {
-            name: "test".to_owned(),
-            worker: 0,
-            worker_generation: 1,
-            allow: Vec::new(),
-            client_connections_max: 10,
-            credentials: Vec::new(),
-            targets: vec![Address::Tcp(listener.local_addr().unwrap())],
-            target_name: "test".to_owned(),
-            mode: PoolMode::Transaction,
-            limit: BudgetLimit::Connections(1),
-            min_connections: 0,
-            max_idle_percent: 50,
-            borrow_timeout_ms: 1_000,
-            idle_timeout_ms: 0,
-            max_lifetime_ms: 0,
-            check_delay_ms: 0,
-            idle_client_timeout_ms: 0,
-            idle_transaction_timeout_ms: 0,
-            query_timeout_ms: 0,
-            query_wait_notify_ms: 0,
-            login_timeout_ms: 1_000,
-            connect_timeout_ms: 1_000,
-            init_query: String::new(),
-            prepared_statements_max: 10,
-        };
-        let copy = Listener::new(listener.try_clone().unwrap().into(), false).unwrap();
-        (Handle::new(Settings { listeners: vec![copy], config }).unwrap(), listener)
+        let (setup, listener) = setup();
+        (Handle::new(setup).unwrap(), listener)
+    }
+
+    #[test]
+    fn settings_that_do_not_fit_are_refused_with_their_reason() {
+        let (setup, _listener) = setup();
+        let wrong = Handle::new(Setup { settings: memory("nonsense"), ..setup }).unwrap_err();
+        assert!(matches!(wrong, StartError::Settings(why) if why.contains("nonsense")));
+    }
+
+    #[test]
+    fn a_started_engine_shows_itself_on_the_page_and_disappears_when_it_drains() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let (setup, _listener) = setup();
+        let ledger = setup.ledger.clone();
+        let handle = Handle::new(setup).unwrap();
+        assert!(!ledger.worker_view(0).alive);
+        handle.start().unwrap();
+        assert!(!handle.stats().is_empty(), "the thread answers");
+        let view = ledger.worker_view(0);
+        assert_eq!((view.alive, view.incarnation, view.epoch), (true, 7, 3));
+        assert!(view.heartbeat > 0);
+        handle.stop().unwrap();
+        handle.join();
+        assert!(!ledger.worker_view(0).alive);
     }
 
     /// Engines are started one at a time here, so that a test can tell which thread is its own.

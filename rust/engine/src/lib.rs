@@ -6,9 +6,12 @@
 //! `engine.rs` (the loop), then `driver.rs` (the seam), `epoll.rs` (its first driver), `batch.rs`
 //! and `conn.rs`.
 
+mod balance;
 mod batch;
 mod chunk;
 mod conn;
+mod delivery;
+mod descriptor;
 mod driver;
 mod engine;
 mod epoll;
@@ -16,11 +19,17 @@ mod handle;
 mod limits;
 mod linger;
 mod listen;
+mod mail;
 mod net;
+mod page;
+mod panics;
+mod passing;
 mod poller;
+mod post;
 mod protocol;
 mod receive;
 mod ring;
+mod settings;
 mod signals;
 mod sink;
 #[cfg(test)]
@@ -29,6 +38,13 @@ mod testbed;
 mod tests;
 #[cfg(test)]
 mod tests_ends;
+#[cfg(test)]
+mod tests_mail;
 
-pub use handle::{Handle, Rows, Settings};
+pub use descriptor::duplicate;
+pub use handle::{Handle, Rows, Setup};
 pub use listen::Listener;
+pub use page::Page;
+pub use panics::set_panic_file;
+pub use post::Post;
+pub use settings::{Parse, StartError};

@@ -49,3 +49,12 @@ pub(crate) const KEEPALIVE_PROBES: u32 = 3;
 pub(crate) const SERVER_RETRANSMITS_MAX: u8 = 7;
 /// How often the servers are looked at for that, in milliseconds.
 pub(crate) const SERVER_LOOK_MS: u64 = 5_000;
+/// Bytes of a mail to another worker: a server's state with its prepared statements fits, and the
+/// mail into an inbox that Linux allows by default (208 KiB).
+pub(crate) const MAIL_BYTES_MAX: usize = 192 * 1024;
+/// Descriptors of a mail: Linux's own SCM_MAX_FD.
+pub(crate) const MAIL_DESCRIPTORS_MAX: usize = 253;
+/// Mails taken from the inbox in one turn, so that a burst does not starve the running queries.
+pub(crate) const MAILS_PER_TURN: u8 = 64;
+/// Bytes of the settings: some 100,000 users.
+pub(crate) const SETTINGS_BYTES_MAX: u64 = 64 << 20;

@@ -4,8 +4,9 @@
 //! connection closes or a second has passed, and the operator is told once an episode. An episode
 //! ends when the queue of connections has been accepted to its end. Next on the path: `net.rs`.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
 use proxy_core::event::{Event, Level};
 use proxy_core::sink::{Now, Peer};
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::limits::ACCEPT_PAUSE_MS;
 use crate::net;
-use crate::poller::{Key, Poller, READ, SHARED};
+use crate::poller::{Key, LISTENER_ID_MAX, Poller, READ, SHARED};
 
 /// A bound and listening socket.
 #[derive(Debug)]
@@ -37,21 +38,8 @@ impl Listener {
         Ok(Self { fd, unix })
     }
 
-    /// Duplicates a descriptor that the caller keeps (Python's socket object) and takes the copy
-    /// over.
-    ///
-    /// # Errors
-    /// `raw` is not an open descriptor, or descriptors ran out.
-    pub fn duplicate(raw: RawFd, unix: bool) -> io::Result<Self> {
-        if raw < 0 {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        // SAFETY: `raw` is not -1, and it is borrowed only for the duplication. A number that is no
-        // open descriptor makes that fail with EBADF; one that the caller closes at the same time
-        // could name another file, which a duplicate cannot harm.
-        #[allow(unsafe_code)]
-        let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
-        Self::new(borrowed.try_clone_to_owned()?, unix)
+    fn watch(&self, id: u32, poller: &Poller) -> io::Result<()> {
+        poller.add(&self.fd, Key::Listener(id), READ | SHARED)
     }
 }
 
@@ -68,29 +56,52 @@ pub(crate) enum Accepted {
     Paused(Option<Event>),
 }
 
-/// All listeners.
-#[derive(Debug)]
+/// All listeners, by the ids that the supervisor gave them.
+#[derive(Debug, Default)]
 pub(crate) struct Listeners {
-    list: Vec<Listener>,
+    list: Vec<(u32, Listener)>,
     paused_until: Option<Now>,
     in_episode: bool,
 }
 
 impl Listeners {
-    /// Watches the listeners.
+    /// Listens on exactly these: one with a known id stays as it is, new ones are watched, the
+    /// others are closed (our copies).
     ///
     /// # Errors
-    /// epoll refuses them: they are no sockets, or the host is out of watches.
-    pub(crate) fn new(list: Vec<Listener>, poller: &Poller) -> io::Result<Self> {
-        for (number, listener) in list.iter().enumerate() {
-            poller.add(&listener.fd, Key::Listener(number), READ | SHARED)?;
+    /// epoll refuses one (it is no socket, or the host is out of watches), or an id comes twice or
+    /// is larger than `LISTENER_ID_MAX`; nothing has changed then.
+    pub(crate) fn set(&mut self, wanted: Vec<(u32, Listener)>, poller: &Poller) -> io::Result<()> {
+        let ids: BTreeSet<u32> = wanted.iter().map(|(id, _)| *id).collect();
+        if ids.len() < wanted.len() || ids.last().is_some_and(|id| *id > LISTENER_ID_MAX) {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
-        Ok(Self { list, paused_until: None, in_episode: false })
+        let mut new = wanted;
+        new.retain(|(id, _)| !self.list.iter().any(|(known, _)| known == id));
+        if self.paused_until.is_none() {
+            for (number, (id, listener)) in new.iter().enumerate() {
+                if let Err(error) = listener.watch(*id, poller) {
+                    new.iter().take(number).for_each(|(_, listener)| poller.remove(&listener.fd));
+                    return Err(error);
+                }
+            }
+        }
+        self.list.retain(|(id, listener)| {
+            let stays = ids.contains(id);
+            if !stays {
+                poller.remove(&listener.fd);
+            }
+            stays
+        });
+        self.list.append(&mut new);
+        Ok(())
     }
 
     /// Accepts one connection of a listener.
-    pub(crate) fn accept(&mut self, number: usize, poller: &Poller, now: Now) -> Accepted {
-        let Some(listener) = self.list.get(number) else { return Accepted::Empty };
+    pub(crate) fn accept(&mut self, id: u32, poller: &Poller, now: Now) -> Accepted {
+        let Some((_, listener)) = self.list.iter().find(|(each, _)| *each == id) else {
+            return Accepted::Empty;
+        };
         if self.paused_until.is_some() {
             return Accepted::Empty;
         }
@@ -115,7 +126,7 @@ impl Listeners {
                 | Errno::NETUNREACH,
             ) => Accepted::Again,
             Err(error) => {
-                for listener in &self.list {
+                for (_, listener) in &self.list {
                     poller.remove(&listener.fd);
                 }
                 self.paused_until = Some(now.plus_ms(ACCEPT_PAUSE_MS));
@@ -135,8 +146,8 @@ impl Listeners {
         if self.paused_until.take().is_none() {
             return;
         }
-        for (number, listener) in self.list.iter().enumerate() {
-            if poller.add(&listener.fd, Key::Listener(number), READ | SHARED).is_err() {
+        for (id, listener) in &self.list {
+            if listener.watch(*id, poller).is_err() {
                 // Out of memory: what was added is reported at most once more before the next try.
                 self.paused_until = Some(now.plus_ms(ACCEPT_PAUSE_MS));
             }
@@ -144,8 +155,11 @@ impl Listeners {
     }
 
     /// Closes our copies.
-    pub(crate) fn stop(&mut self) {
-        self.list.clear();
+    pub(crate) fn stop(&mut self, poller: &Poller) {
+        for (_, listener) in self.list.drain(..) {
+            // Other processes keep the socket open, and epoll would go on watching it for us.
+            poller.remove(&listener.fd);
+        }
         self.paused_until = None;
     }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use proxy_core::sink::{Address, Gone, Peer};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, connect,
-    getsockname, recv, socket_with, sockopt,
+    AddressFamily, RecvFlags, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType,
+    acceptfrom_with, connect, getpeername, getsockname, recv, socket_with, sockopt,
 };
 
 use crate::limits::{KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES};
@@ -25,13 +25,22 @@ const SOCKET_FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEX
 /// As `accept4(2)`.
 pub(crate) fn accept(listener: impl AsFd, unix: bool) -> Result<(OwnedFd, Peer), Errno> {
     let (fd, address) = acceptfrom_with(listener, SOCKET_FLAGS)?;
+    Ok((fd, to_peer(address, unix)))
+}
+
+/// Where the client of a socket comes from that another process has accepted.
+pub(crate) fn peer(fd: impl AsFd, unix: bool) -> Peer {
+    to_peer(getpeername(fd).ok().flatten(), unix)
+}
+
+fn to_peer(address: Option<SocketAddrAny>, unix: bool) -> Peer {
     if unix {
-        return Ok((fd, Peer::Unix));
+        return Peer::Unix;
     }
     let address = address.and_then(|any| SocketAddr::try_from(any).ok());
     // A peer that is gone already may have no address; its first receive says so.
     let ip = address.map_or_else(|| std::net::Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
-    Ok((fd, Peer::Tcp(ip.to_canonical())))
+    Peer::Tcp(ip.to_canonical())
 }
 
 /// Starts a connection. `true`: it is made already.

@@ -28,10 +28,12 @@ pub(crate) enum Key {
     Conn(Conn),
     /// A closed connection that still delivers.
     Linger(LingerId),
-    /// A listener, by number.
-    Listener(usize),
+    /// A listener, by its id.
+    Listener(u32),
     /// The command ring.
     Wake,
+    /// The mailbox.
+    Inbox,
 }
 
 /// What a descriptor is ready for.
@@ -58,6 +60,8 @@ pub(crate) struct Poller {
 }
 
 const INDEX_BITS: u32 = 31;
+/// The largest id of a listener that fits an event's user data.
+pub(crate) const LISTENER_ID_MAX: u32 = (1 << INDEX_BITS) - 1;
 const GENERATION_BITS: u32 = 30;
 
 const fn pack(kind: u64, index: usize, generation: u32) -> u64 {
@@ -72,8 +76,9 @@ impl Key {
             Self::Conn(Conn::Server(id)) => pack(1, id.index(), id.generation()),
             Self::Conn(Conn::Canceller(id)) => pack(2, id.index(), id.generation()),
             Self::Linger(id) => pack(3, id.index(), id.generation()),
-            Self::Listener(number) => pack(4, number, 0),
+            Self::Listener(id) => pack(4, id as usize, 0),
             Self::Wake => pack(5, 0, 0),
+            Self::Inbox => pack(6, 0, 0),
         })
     }
 
@@ -85,8 +90,9 @@ impl Key {
             1 => Self::Conn(Conn::Server(ServerId::from_parts(index, generation))),
             2 => Self::Conn(Conn::Canceller(CancellerId::from_parts(index, generation))),
             3 => Self::Linger(Id::from_parts(index, generation)),
-            4 => Self::Listener(index as usize),
-            _ => Self::Wake,
+            4 => Self::Listener(index),
+            5 => Self::Wake,
+            _ => Self::Inbox,
         }
     }
 }
@@ -177,7 +183,7 @@ impl Ready {
 mod tests {
     use proxy_core::ids::{CancellerId, ClientId, Conn, Id, ServerId};
 
-    use super::Key;
+    use super::{Key, LISTENER_ID_MAX};
 
     #[test]
     fn user_data_carries_kind_generation_and_index() {
@@ -187,8 +193,9 @@ mod tests {
             Key::Conn(Conn::Server(ServerId::from_parts(0, generation))),
             Key::Conn(Conn::Canceller(CancellerId::from_parts(index, generation))),
             Key::Linger(Id::from_parts(7, 9)),
-            Key::Listener(3),
+            Key::Listener(LISTENER_ID_MAX),
             Key::Wake,
+            Key::Inbox,
         ] {
             assert_eq!(Key::unpack(key.pack().u64()), key);
         }

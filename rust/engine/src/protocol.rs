@@ -2,8 +2,10 @@
 //!
 //! The loop is generic over it, so that each call is a direct one. Next on the path: `sink.rs`.
 
-use proxy_core::core::Core;
+use proxy_core::config::Config;
+use proxy_core::core::{Core, KeysAnswer};
 use proxy_core::ids::{CancellerId, ClientId, Conn, ServerId};
+use proxy_core::show::Show;
 use proxy_core::sink::{Chunk, Gone, Now, Peer, Sink};
 
 /// The core's contract, method by method as documented there. A call with a stale id does nothing.
@@ -53,22 +55,27 @@ pub(crate) trait Protocol {
     fn handle_stop_now(&mut self, now: Now, sink: &mut dyn Sink);
     /// Whether no client is left after a stop.
     fn is_stopped(&self) -> bool;
+    /// A pass has ended; after `true` the id is dead for the engine.
+    fn handle_passed(&mut self, conn: Conn, passed: bool, now: Now, sink: &mut dyn Sink);
+    /// Another worker hands a connection over; `None` refuses it. The sink takes no sends to the
+    /// new connection in this call.
+    fn handle_mail(&mut self, mail: &[u8], now: Now, sink: &mut dyn Sink) -> Option<Conn>;
+    /// The engine holds the socket of such a connection now.
+    fn handle_adopted(&mut self, conn: Conn, now: Now, sink: &mut dyn Sink);
+    /// The page may have changed; pokes are allowed again.
+    fn handle_look(&mut self, now: Now, sink: &mut dyn Sink);
+    /// New settings are in force.
+    fn handle_settings(&mut self, config: Config, epoch: u64, now: Now, sink: &mut dyn Sink);
+    /// Ends the clients of a database (`*`: all); tells how many.
+    fn handle_kill(&mut self, database: &str, now: Now, sink: &mut dyn Sink) -> u32;
+    /// Ends one client; tells how many that were.
+    fn kill_client(&mut self, id: u64, now: Now, sink: &mut dyn Sink) -> u32;
+    /// Writes a JSON array of what is asked for.
+    fn show(&self, what: Show, now: Now, out: &mut Vec<u8>);
     /// The answer to `Event::ServerKeysNeeded`.
-    fn set_server_keys(&mut self, keys: ServerKeys, now: Now, sink: &mut dyn Sink);
-    /// Counters by name.
-    fn rows(&self) -> Vec<(&'static str, u64)>;
-}
-
-/// SCRAM keys that Python derived for one server login.
-pub(crate) struct ServerKeys {
-    /// Index in `Config::credentials`.
-    pub(crate) credential: u32,
-    /// The salt they were derived with.
-    pub(crate) salt: Vec<u8>,
-    /// The iteration count they were derived with.
-    pub(crate) iterations: u32,
-    /// The keys.
-    pub(crate) keys: auth::ScramKeys,
+    fn set_server_keys(&mut self, answer: KeysAnswer, now: Now, sink: &mut dyn Sink);
+    /// Counters by name, left on the page as well.
+    fn publish(&mut self) -> Vec<(&'static str, u64)>;
 }
 
 impl Protocol for Core {
@@ -132,11 +139,34 @@ impl Protocol for Core {
     fn is_stopped(&self) -> bool {
         Self::is_stopped(self)
     }
-    fn set_server_keys(&mut self, answer: ServerKeys, now: Now, sink: &mut dyn Sink) {
-        let ServerKeys { credential, salt, iterations, keys } = answer;
-        Self::set_server_keys(self, credential, &salt, iterations, keys, now, sink);
+    fn handle_passed(&mut self, conn: Conn, passed: bool, now: Now, sink: &mut dyn Sink) {
+        Self::handle_passed(self, conn, passed, now, sink);
     }
-    fn rows(&self) -> Vec<(&'static str, u64)> {
-        self.stats().rows()
+    fn handle_mail(&mut self, mail: &[u8], now: Now, sink: &mut dyn Sink) -> Option<Conn> {
+        Self::handle_mail(self, mail, now, sink)
+    }
+    fn handle_adopted(&mut self, conn: Conn, now: Now, sink: &mut dyn Sink) {
+        Self::handle_adopted(self, conn, now, sink);
+    }
+    fn handle_look(&mut self, now: Now, sink: &mut dyn Sink) {
+        Self::handle_look(self, now, sink);
+    }
+    fn handle_settings(&mut self, config: Config, epoch: u64, now: Now, sink: &mut dyn Sink) {
+        Self::handle_settings(self, config, epoch, now, sink);
+    }
+    fn handle_kill(&mut self, database: &str, now: Now, sink: &mut dyn Sink) -> u32 {
+        Self::handle_kill(self, database, now, sink)
+    }
+    fn kill_client(&mut self, id: u64, now: Now, sink: &mut dyn Sink) -> u32 {
+        Self::kill_client(self, id, now, sink)
+    }
+    fn show(&self, what: Show, now: Now, out: &mut Vec<u8>) {
+        Self::show(self, what, now, out);
+    }
+    fn set_server_keys(&mut self, answer: KeysAnswer, now: Now, sink: &mut dyn Sink) {
+        Self::set_server_keys(self, answer, now, sink);
+    }
+    fn publish(&mut self) -> Vec<(&'static str, u64)> {
+        Self::publish(self).rows()
     }
 }

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use proxy_core::core::KeysAnswer;
 use proxy_core::event::Event;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::limits::{COMMANDS_MAX, EVENTS_MAX};
-use crate::protocol::ServerKeys;
 
 /// A counter in the kernel that one side writes and the other waits for.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ pub(crate) enum Command {
     /// End every client now.
     StopNow,
     /// SCRAM keys for a server login.
-    Keys(ServerKeys),
+    Keys(KeysAnswer),
     /// Publish the counters.
     Publish,
 }

@@ -5,11 +5,13 @@
 
 use std::ops::Range;
 
+use ledger::{Ledger, WorkerId};
 use proxy_core::event::Event;
 use proxy_core::ids::Conn;
 use proxy_core::sink::{Address, ChunkId, Now, Sink};
 
 use crate::driver::Driver;
+use crate::mail;
 use crate::ring::EventSender;
 
 /// Borrowed for one call of the core.
@@ -22,6 +24,8 @@ pub(crate) struct EngineSink<'a, D> {
     pub(crate) chunk: Option<(ChunkId, &'a [u8])>,
     /// The time of this turn.
     pub(crate) now: Now,
+    /// The page.
+    pub(crate) ledger: &'a Ledger,
 }
 
 impl<D: Driver> Sink for EngineSink<'_, D> {
@@ -56,6 +60,17 @@ impl<D: Driver> Sink for EngineSink<'_, D> {
 
     fn resume_read(&mut self, conn: Conn) {
         self.driver.resume_read(conn);
+    }
+
+    fn pass(&mut self, conn: Conn, to: WorkerId, mail: &[u8]) {
+        self.driver.pass(conn, to, mail);
+    }
+
+    fn poke(&mut self, to: WorkerId) {
+        // A poke that a full inbox refuses is not missed: whoever reads mail looks at the page.
+        if !self.ledger.rung(to) {
+            self.driver.post(to, &[mail::POKE], None);
+        }
     }
 
     fn event(&mut self, event: Event) {

@@ -2,24 +2,33 @@
 //!
 //! The script notes what it is told in the order in which it is told, and reacts as a test says.
 //! Tests wait for conditions by running turns, never by sleeping. Next on the path: `tests.rs`,
-//! `tests_ends.rs`.
+//! `tests_ends.rs`, `tests_mail.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use auth::Secret;
+use ledger::{Ledger, Limit};
+use proxy_core::config::{ClientAuth, Config, Credential, PoolMode};
+use proxy_core::core::KeysAnswer;
 use proxy_core::ids::{CancellerId, ClientId, ClientTag, Conn, ServerId, Slab};
+use proxy_core::show::Show;
 use proxy_core::sink::{Address, Chunk, Gone, Now, Peer, Sink};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::driver::Driver;
-use crate::engine::{Engine, clock};
+use crate::engine::{Engine, Place, clock};
 use crate::epoll::Epoll;
 use crate::handle::Shared;
 use crate::listen::Listener;
-use crate::protocol::{Protocol, ServerKeys};
+use crate::page::Page;
+use crate::post::Post;
+use crate::protocol::Protocol;
 use crate::ring::{self, CommandSender, EventReceiver};
 
 /// How long a condition may take to come true.
@@ -35,6 +44,12 @@ pub(crate) enum Told {
     Gone(Conn, Option<Gone>),
     Congested(Conn),
     Drained(Conn),
+    Passed(Conn, bool),
+    Mail(Vec<u8>),
+    Adopted(Conn),
+    Settings(u64),
+    Kill(String),
+    KillClient(u64),
     Timeouts,
     Stop,
     StopNow,
@@ -49,6 +64,9 @@ pub(crate) struct Script {
     pub(crate) told: Vec<Told>,
     pub(crate) deadline: Option<Now>,
     pub(crate) refuse: bool,
+    /// How often it was told to look at the page.
+    pub(crate) looks: usize,
+    ledger: Ledger,
 }
 
 impl Script {
@@ -114,19 +132,56 @@ impl Protocol for Script {
     fn is_stopped(&self) -> bool {
         self.told.iter().any(|told| matches!(told, Told::Stop | Told::StopNow))
     }
-    fn set_server_keys(&mut self, _: ServerKeys, _: Now, _: &mut dyn Sink) {}
-    fn rows(&self) -> Vec<(&'static str, u64)> {
+    fn handle_passed(&mut self, conn: Conn, passed: bool, _: Now, sink: &mut dyn Sink) {
+        if let (Conn::Client(id), true) = (conn, passed) {
+            self.clients.remove(id);
+        }
+        self.tell(Told::Passed(conn, passed), None, sink);
+    }
+    /// Takes a server as its server 0 and a client as a new one.
+    fn handle_mail(&mut self, mail: &[u8], _: Now, sink: &mut dyn Sink) -> Option<Conn> {
+        self.tell(Told::Mail(mail.to_vec()), None, sink);
+        match mail {
+            _ if self.refuse => None,
+            [1, ..] => Some(server(0, 1)),
+            _ => Some(Conn::Client(self.clients.insert_with(|_| ()))),
+        }
+    }
+    fn handle_adopted(&mut self, conn: Conn, _: Now, sink: &mut dyn Sink) {
+        self.tell(Told::Adopted(conn), None, sink);
+    }
+    fn handle_look(&mut self, _: Now, _: &mut dyn Sink) {
+        self.ledger.silence();
+        self.looks += 1;
+    }
+    fn handle_settings(&mut self, _: Config, epoch: u64, _: Now, sink: &mut dyn Sink) {
+        self.tell(Told::Settings(epoch), None, sink);
+    }
+    fn handle_kill(&mut self, database: &str, _: Now, sink: &mut dyn Sink) -> u32 {
+        self.tell(Told::Kill(database.to_owned()), None, sink);
+        12
+    }
+    fn kill_client(&mut self, id: u64, _: Now, sink: &mut dyn Sink) -> u32 {
+        self.tell(Told::KillClient(id), None, sink);
+        1
+    }
+    fn show(&self, what: Show, _: Now, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("[\"{what:?}\"]").as_bytes());
+    }
+    fn set_server_keys(&mut self, _: KeysAnswer, _: Now, _: &mut dyn Sink) {}
+    fn publish(&mut self) -> Vec<(&'static str, u64)> {
         vec![("told", self.told.len() as u64)]
     }
 }
 
-/// An engine around a script, with one TCP listener.
+/// An engine around a script, with one TCP listener, whose id is 1.
 pub(crate) struct Bed {
     pub(crate) engine: Engine<Script, Epoll>,
     pub(crate) commands: CommandSender,
     pub(crate) events: EventReceiver,
     pub(crate) shared: Arc<Shared>,
-    listener: TcpListener,
+    pub(crate) ledger: Ledger,
+    pub(crate) listener: TcpListener,
 }
 
 impl Bed {
@@ -134,21 +189,55 @@ impl Bed {
     pub(crate) fn new(
         react: impl FnMut(&Told, Option<Chunk<'_>>, &mut dyn Sink) + 'static,
     ) -> Self {
+        let ledger = Page::create(4).unwrap().ledger(0).unwrap();
+        Self::at(ledger, posts(1).remove(0), Box::new(react))
+    }
+
+    /// A bed with this mailbox whose script does nothing.
+    pub(crate) fn with(post: Post) -> Self {
+        Self::at(Page::create(4).unwrap().ledger(0).unwrap(), post, Box::new(|_, _, _| {}))
+    }
+
+    /// Two beds on one page, workers 0 and 1, whose scripts react like this.
+    pub(crate) fn pair(
+        zero: impl FnMut(&Told, Option<Chunk<'_>>, &mut dyn Sink) + 'static,
+        one: impl FnMut(&Told, Option<Chunk<'_>>, &mut dyn Sink) + 'static,
+    ) -> (Self, Self) {
+        let page = Page::create(4).unwrap();
+        let mut posts = posts(2);
+        let one = Self::at(page.ledger(1).unwrap(), posts.remove(1), Box::new(one));
+        (Self::at(page.ledger(0).unwrap(), posts.remove(0), Box::new(zero)), one)
+    }
+
+    fn at(ledger: Ledger, post: Post, react: React) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let copy = Listener::new(listener.try_clone().unwrap().into(), false).unwrap();
         let (events_in, events) = ring::events().unwrap();
         let (commands, commands_out) = ring::commands().unwrap();
         let shared = Arc::new(Shared::default());
-        let driver = Epoll::new(vec![copy], commands_out.fd()).unwrap();
+        let mut driver = Epoll::new(commands_out.fd(), post).unwrap();
+        let copy = Listener::new(listener.try_clone().unwrap().into(), false).unwrap();
+        driver.set_listeners(vec![(1, copy)]).unwrap();
         let script = Script {
             clients: Slab::default(),
-            react: Box::new(react),
+            react,
             told: Vec::new(),
             deadline: None,
             refuse: false,
+            looks: 0,
+            ledger: ledger.clone(),
         };
-        let engine = Engine::new(script, driver, events_in, commands_out, Arc::clone(&shared));
-        Self { engine, commands, events, shared, listener }
+        let place = Place {
+            ledger: ledger.clone(),
+            incarnation: 1,
+            epoch: 1,
+            parse,
+            events: events_in,
+            commands: commands_out,
+            shared: Arc::clone(&shared),
+        };
+        let engine = Engine::new(script, driver, place);
+        ledger.set_alive(true, 1);
+        Self { engine, commands, events, shared, ledger, listener }
     }
 
     /// A new client's socket, non-blocking.
@@ -190,6 +279,13 @@ impl Bed {
             self.engine.complete();
         }
         panic!("the loop spins; told: {:?}", self.summary());
+    }
+
+    /// Whether epoll has nothing to report: the loop would sleep.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let driver = self.engine.parts().1;
+        driver.wait(0).unwrap();
+        driver.poller.next().is_none()
     }
 
     /// Runs turns while reading exactly this many bytes.
@@ -245,6 +341,63 @@ impl Bed {
         };
         self.told().iter().rev().take(20).map(text).collect()
     }
+}
+
+/// The mailboxes of so many workers.
+pub(crate) fn posts(workers: usize) -> Vec<Post> {
+    let pair =
+        || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let pairs: Vec<_> = (0..workers).map(|_| pair().unwrap()).collect();
+    let copies = || pairs.iter().map(|(_, outbox)| outbox.try_clone().unwrap()).collect();
+    let inboxes: Vec<_> = pairs.iter().map(|(inbox, _)| inbox.try_clone().unwrap()).collect();
+    inboxes.into_iter().map(|inbox| Post::new(inbox, copies())).collect()
+}
+
+/// A file in memory.
+pub(crate) fn memory(text: &str) -> OwnedFd {
+    let memory = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::io::pwrite(&memory, text.as_bytes(), 0).unwrap();
+    memory
+}
+
+/// Understands the settings "settings" and nothing else.
+pub(crate) fn parse(text: &[u8]) -> Result<Config, String> {
+    if text != b"settings" {
+        return Err(format!("what is {}?", String::from_utf8_lossy(text)));
+    }
+    Ok(Config {
+        name: "test".to_owned(),
+        workers: 1,
+        allow: Vec::new(),
+        client_connections_max: 10,
+        credentials: vec![Credential {
+            user: "app".to_owned(),
+            client_auth: ClientAuth::Trust,
+            databases: Vec::new(),
+            server_user: "app".to_owned(),
+            server_password: Some(Secret::new(b"pencil".to_vec())),
+        }],
+        targets: Vec::new(),
+        target_name: "test".to_owned(),
+        mode: PoolMode::Transaction,
+        limit: Limit::Connections(1),
+        min_connections: 0,
+        max_idle_percent: 50,
+        borrow_timeout_ms: 1_000,
+        idle_timeout_ms: 0,
+        max_lifetime_ms: 0,
+        check_delay_ms: 0,
+        idle_client_timeout_ms: 0,
+        idle_transaction_timeout_ms: 0,
+        query_timeout_ms: 0,
+        query_wait_notify_ms: 0,
+        login_timeout_ms: 1_000,
+        connect_timeout_ms: 1_000,
+        init_query: String::new(),
+        prepared_statements_max: 10,
+        paused: Vec::new(),
+        reconnect: Vec::new(),
+    })
 }
 
 /// The id that the first client of a bed gets, and so on.

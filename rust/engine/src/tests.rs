@@ -184,24 +184,40 @@ fn a_stop_closes_the_listeners_and_ends_the_loop_with_its_counters_published() {
     let _waits_in_the_backlog = bed.client();
     bed.settle();
     assert_eq!(order.borrow().len(), 1, "nothing is accepted any more");
+    assert!(bed.is_quiet(), "a listener that is closed is still watched");
 }
 
-/// Runs in a process of its own, started by the next test, since it lowers the limit of open files.
+/// Lets this process open one descriptor more.
+fn leave_one_descriptor() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    let is_free =
+        |number: &u64| std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err();
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = (0..).find(is_free).map(|number| number + 1);
+    setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+/// Runs a test of this file that would disturb others.
+fn run_in_a_process_of_its_own(test: &str) {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", &format!("tests::{test}"), "--test-threads=1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "{text}");
+}
+
 #[test]
 #[ignore = "run by the test that follows, in a process of its own"]
 fn child_out_of_descriptors() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-
     let mut bed = Bed::new(echo);
     let mut first = bed.client();
     bed.write(&mut first, b"a");
     assert_eq!(bed.read(&mut first, 1), b"a");
     let waiting: Vec<_> = (0..3).map(|_| bed.client()).collect();
-    let mut limit = getrlimit(Resource::Nofile);
-    let highest = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-    // The directory's own descriptor is gone again: that one slot is taken by the next accept.
-    limit.current = Some(highest);
-    setrlimit(Resource::Nofile, limit).unwrap();
+    leave_one_descriptor();
     bed.until(|bed| bed.counter("engine_accept_pauses") > 0);
     bed.settle();
     let accepted = bed.counter("engine_accepted");
@@ -219,11 +235,37 @@ fn child_out_of_descriptors() {
 
 #[test]
 fn out_of_descriptors_accepting_pauses_says_so_once_and_goes_on_when_one_is_free() {
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "tests::child_out_of_descriptors", "--test-threads=1"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("1 passed"), "{text}");
+    run_in_a_process_of_its_own("child_out_of_descriptors");
+}
+
+#[test]
+#[ignore = "run by the test that follows, in a process of its own"]
+fn child_out_of_descriptors_for_mail() {
+    let (mut zero, mut one) = Bed::pair(
+        |told, _, sink| {
+            if let Told::Bytes(conn, _) = told {
+                sink.pass(*conn, 1, b"\x02key");
+            }
+        },
+        |_, _, _| {},
+    );
+    // Otherwise the second client would be passed on before it says anything.
+    one.ledger.set_alive(false, 1);
+    let mut near = [zero.client(), zero.client()];
+    zero.write(&mut near[0], b"x");
+    zero.write(&mut near[1], b"x");
+    zero.until_told(&Told::Passed(client(0), true));
+    zero.until_told(&Told::Passed(client(1), true));
+    // Room for one of the two.
+    leave_one_descriptor();
+    one.until_told(&Told::Gone(client(1), None));
+    one.settle();
+    assert_eq!((one.count(&Told::Gone(client(0), None)), one.ledger.clients(1)), (0, 1));
+    assert_eq!(one.events.drain(usize::MAX).len(), 1, "the operator is told");
+    zero.read_eof(&mut near[1]);
+}
+
+#[test]
+fn out_of_descriptors_a_connection_passed_on_is_closed_and_told_as_gone() {
+    run_in_a_process_of_its_own("child_out_of_descriptors_for_mail");
 }
