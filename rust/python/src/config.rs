@@ -7,7 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use auth::{Secret, Verifier};
-use proxy_core::config::{BudgetLimit, ClientAuth, Config, Credential, Network, PoolMode};
+use ledger::{Limit, WORKERS_MAX};
+use proxy_core::config::{ClientAuth, Config, Credential, Network, PoolMode};
 use proxy_core::sink::Address;
 use serde::Deserialize;
 
@@ -29,8 +30,8 @@ fn invalid(why: impl Into<String>) -> InvalidConfig {
 ///
 /// # Errors
 /// The caller's fault: it is no JSON, a field is missing, unknown or outside its range.
-pub(crate) fn parse_config(json: &str) -> Result<Config, InvalidConfig> {
-    let raw: RawConfig = serde_json::from_str(json).map_err(|error| {
+pub(crate) fn parse_config(json: &[u8]) -> Result<Config, InvalidConfig> {
+    let raw: RawConfig = serde_json::from_slice(json).map_err(|error| {
         // serde's own message quotes what it found, and that may be a password.
         let (line, column) = (error.line(), error.column());
         let kind = match error.classify() {
@@ -47,8 +48,7 @@ pub(crate) fn parse_config(json: &str) -> Result<Config, InvalidConfig> {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     name: String,
-    worker: u16,
-    worker_generation: u32,
+    workers: u32,
     allow: Vec<String>,
     client_connections_max: u32,
     credentials: Vec<RawCredential>,
@@ -70,6 +70,8 @@ struct RawConfig {
     connect_timeout_ms: u64,
     init_query: String,
     prepared_statements_max: u32,
+    paused: Vec<String>,
+    reconnect: Vec<(String, u64)>,
 }
 
 #[derive(Deserialize)]
@@ -125,7 +127,7 @@ impl RawConfig {
             (self.login_timeout_ms >= 1, "login_timeout_ms: at least 1"),
             (self.connect_timeout_ms >= 1, "connect_timeout_ms: at least 1"),
             (self.prepared_statements_max >= 1, "prepared_statements_max: at least 1"),
-            (!self.targets.is_empty(), "targets: at least one"),
+            ((1..=WORKERS_MAX as u32).contains(&self.workers), "workers: 1 to 64"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(invalid(*rule)),
@@ -136,8 +138,7 @@ impl RawConfig {
     fn into_config(self) -> Result<Config, InvalidConfig> {
         Ok(Config {
             name: self.name,
-            worker: self.worker,
-            worker_generation: self.worker_generation,
+            workers: self.workers,
             allow: self.allow.iter().map(|text| parse_network(text)).collect::<Result<_, _>>()?,
             client_connections_max: self.client_connections_max,
             credentials: self
@@ -152,8 +153,8 @@ impl RawConfig {
                 RawMode::Session => PoolMode::Session,
             },
             limit: match self.limit {
-                RawLimit::Connections(number) => BudgetLimit::Connections(number),
-                RawLimit::Percent(percent) => BudgetLimit::Percent(percent),
+                RawLimit::Connections(number) => Limit::Connections(number),
+                RawLimit::Percent(percent) => Limit::Percent(percent),
             },
             min_connections: self.min_connections,
             max_idle_percent: self.max_idle_percent,
@@ -169,6 +170,8 @@ impl RawConfig {
             connect_timeout_ms: self.connect_timeout_ms,
             init_query: self.init_query,
             prepared_statements_max: self.prepared_statements_max,
+            paused: self.paused,
+            reconnect: self.reconnect,
         })
     }
 }

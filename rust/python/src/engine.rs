@@ -1,19 +1,25 @@
 //! The class `Engine`: a handle to the engine thread of this worker.
 //!
 //! Every method returns at once, but `stats`, which waits up to a quarter of a second for the
-//! thread. The interpreter lock is released wherever the engine's own locks are taken. Next:
-//! `events.rs`, and the crate `engine` for what runs behind it.
+//! thread, and `derive_server_keys`, which computes. The interpreter lock is released wherever the
+//! engine's own locks are taken. Next: `events.rs`, and the crate `engine` for what runs behind it.
 
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use auth::ScramKeys;
-use engine::{Handle, Listener, Settings};
+use engine::{Handle, Listener, Post, Setup, StartError, duplicate};
+use proxy_core::config::Config;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::config::parse_config;
 use crate::errors::value_error;
 use crate::events::{Record, to_record};
+use crate::page::Page;
+
+fn parse(text: &[u8]) -> Result<Config, String> {
+    parse_config(text).map_err(|error| error.to_string())
+}
 
 /// One engine; make and start it after the last fork.
 #[pyclass(frozen, module = "pyproxy._core")]
@@ -23,19 +29,50 @@ pub(crate) struct Engine {
 
 #[pymethods]
 impl Engine {
-    /// Builds an engine of a configuration (JSON) and listening sockets, which are duplicated.
+    /// Builds the engine of a worker (0 to 63); `incarnation` counts the starts of all workers of
+    /// the service from 1.
     ///
-    /// Raises ValueError for a configuration that does not fit, OSError for a descriptor that is no
-    /// listening socket or if the process is out of descriptors.
+    /// `settings_fd` is a file in memory with the settings (JSON) of `epoch`; `listeners` are
+    /// (id, descriptor, whether it is a Unix-domain socket); `inbox` is this worker's end of its
+    /// pair and `outboxes` are the other ends of all workers' pairs, by number. All descriptors are
+    /// duplicated.
+    ///
+    /// Raises ValueError for settings that do not fit or a wrong number, OSError for a descriptor
+    /// of a wrong kind or if the process is out of descriptors.
     #[new]
-    #[pyo3(signature = (config, listeners, /))]
-    fn new(config: &str, listeners: Vec<(RawFd, bool)>) -> PyResult<Self> {
-        let config = parse_config(config).map_err(value_error)?;
+    #[pyo3(signature = (
+        page, worker, incarnation, epoch, settings_fd, listeners, inbox, outboxes, /
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "each has a name on the Python side")]
+    fn new(
+        page: &Page,
+        worker: u8,
+        incarnation: u64,
+        epoch: u64,
+        settings_fd: RawFd,
+        listeners: Vec<(u32, RawFd, bool)>,
+        inbox: RawFd,
+        outboxes: Vec<RawFd>,
+    ) -> PyResult<Self> {
         let listeners = listeners
             .into_iter()
-            .map(|(fd, unix)| Listener::duplicate(fd, unix))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { handle: Handle::new(Settings { listeners, config })? })
+            .map(|(id, fd, unix)| Ok((id, Listener::new(duplicate(fd)?, unix)?)))
+            .collect::<io::Result<Vec<_>>>()?;
+        let outboxes = outboxes.into_iter().map(duplicate).collect::<io::Result<Vec<_>>>()?;
+        let setup = Setup {
+            listeners,
+            ledger: page.ledger(worker)?,
+            incarnation,
+            epoch,
+            settings: duplicate(settings_fd)?,
+            parse,
+            post: Post::new(duplicate(inbox)?, outboxes),
+        };
+        match Handle::new(setup) {
+            Ok(handle) => Ok(Self { handle }),
+            Err(StartError::Settings(why)) => Err(value_error(why)),
+            Err(StartError::System(error)) => Err(error.into()),
+        }
     }
 
     /// Starts the thread. A second call does nothing.
@@ -66,20 +103,20 @@ impl Engine {
         Ok(self.handle.stop_now()?)
     }
 
-    /// Answers `server_keys_needed` with SaltedPassword (32 bytes) of RFC 5802.
-    #[pyo3(signature = (credential, salt, iterations, salted_password, /))]
-    fn set_server_keys(
+    /// Answers `server_keys_needed` with its fields: derives the keys of that credential's password
+    /// and sends them to the engine. Takes a quarter of a millisecond for a thousand iterations,
+    /// without the interpreter lock. Does nothing if the epoch is not in force any more.
+    #[pyo3(signature = (credential, epoch, salt, iterations, /))]
+    fn derive_server_keys(
         &self,
+        py: Python<'_>,
         credential: u32,
+        epoch: u64,
         salt: Vec<u8>,
         iterations: u32,
-        salted_password: &[u8],
     ) -> PyResult<()> {
-        let salted: [u8; 32] = salted_password
-            .try_into()
-            .map_err(|_| value_error("a salted password has 32 bytes"))?;
-        let keys = ScramKeys::from_salted_password(salted);
-        Ok(self.handle.set_server_keys(credential, salt, iterations, keys)?)
+        py.detach(|| self.handle.derive_server_keys(credential, epoch, salt, iterations))?;
+        Ok(())
     }
 
     /// Counters by name; waits up to a quarter of a second for fresh ones.

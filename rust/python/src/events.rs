@@ -39,8 +39,9 @@ pub(crate) fn to_record(py: Python<'_>, event: Event) -> PyResult<Record<'_>> {
             fields.set_item("sqlstate", sqlstate)?;
             "server_failed"
         }
-        Event::ServerKeysNeeded { credential, salt, iterations } => {
+        Event::ServerKeysNeeded { credential, epoch, salt, iterations } => {
             fields.set_item("credential", credential)?;
+            fields.set_item("epoch", epoch)?;
             fields.set_item("salt", PyBytes::new(py, &salt))?;
             fields.set_item("iterations", iterations)?;
             "server_keys_needed"

@@ -1,4 +1,4 @@
-//! `pyproxy._core`: the engine and the password functions, for Python.
+//! `pyproxy._core`: the engine, the shared page and the password functions, for Python.
 //!
 //! Thin by intent: arguments become Rust values here, results become Python objects, errors become
 //! exceptions (`errors.rs`, the one place). No protocol logic, and the engine thread never needs
@@ -8,6 +8,9 @@ mod config;
 mod engine;
 mod errors;
 mod events;
+mod page;
+
+use std::os::fd::RawFd;
 
 use auth::Verifier;
 use pyo3::prelude::*;
@@ -22,7 +25,9 @@ mod _core {
     #[pymodule_export]
     use super::engine::Engine;
     #[pymodule_export]
-    use super::{build_profile, check_verifier, make_verifier, md5_inner};
+    use super::page::Page;
+    #[pymodule_export]
+    use super::{build_profile, check_verifier, make_verifier, md5_inner, set_panic_file};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -65,6 +70,15 @@ fn check_verifier(text: &str) -> PyResult<()> {
 #[pyo3(signature = (password, user, /))]
 fn md5_inner(password: &[u8], user: &[u8]) -> String {
     auth::md5::inner(password, user).into_iter().map(char::from).collect()
+}
+
+/// Has the message of a panic written to this descriptor, too, which is duplicated.
+///
+/// Raises OSError if it is not open, or if the process is out of descriptors.
+#[pyfunction]
+#[pyo3(signature = (fd, /))]
+fn set_panic_file(fd: RawFd) -> PyResult<()> {
+    Ok(::engine::set_panic_file(fd)?)
 }
 
 /// How the extension was compiled: `release` or `debug`.

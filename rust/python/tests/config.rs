@@ -5,13 +5,14 @@
 #[allow(unreachable_pub)]
 mod config;
 
-use proxy_core::config::{BudgetLimit, ClientAuth, PoolMode};
+use ledger::Limit;
+use proxy_core::config::{ClientAuth, Config, PoolMode};
 use proxy_core::sink::Address;
 use serde_json::{Value, json};
 
 fn example() -> Value {
     json!({
-        "name": "orders", "worker": 3, "worker_generation": 1,
+        "name": "orders", "workers": 3, "paused": ["d"], "reconnect": [["*", 7]],
         "allow": ["127.0.0.1/8", "::1/128", "10.1.2.3"],
         "client_connections_max": 100,
         "credentials": [
@@ -30,11 +31,15 @@ fn example() -> Value {
     })
 }
 
+fn parse(value: &Value) -> Result<Config, config::InvalidConfig> {
+    config::parse_config(value.to_string().as_bytes())
+}
+
 #[test]
 fn a_whole_configuration_is_read() {
-    let config = config::parse_config(&example().to_string()).unwrap();
-    assert_eq!((config.worker, config.mode), (3, PoolMode::Transaction));
-    assert_eq!(config.limit, BudgetLimit::Percent(100));
+    let config = parse(&example()).unwrap();
+    assert_eq!((config.workers, config.mode), (3, PoolMode::Transaction));
+    assert_eq!(config.limit, Limit::Percent(100));
     assert_eq!(config.targets.last(), Some(&Address::Unix("/run/s".to_owned())));
     let auths: Vec<&ClientAuth> = config.credentials.iter().map(|one| &one.client_auth).collect();
     let md5 = *b"0123456789abcdef0123456789abcdef";
@@ -46,19 +51,31 @@ fn a_whole_configuration_is_read() {
 }
 
 #[test]
+fn pauses_and_orders_to_reconnect_are_read_and_no_target_need_be_known() {
+    let mut early = example();
+    early["targets"] = json!([]);
+    let config = parse(&early).unwrap();
+    assert_eq!(config.paused, ["d"]);
+    assert_eq!(config.reconnect, [("*".to_owned(), 7)]);
+    assert_eq!(config.targets, []);
+}
+
+#[test]
 fn what_does_not_fit_is_refused_by_name_of_the_rule() {
     for (field, value, rule) in [
         ("limit", json!({"percent": 101}), "limit"),
         ("limit", json!({"connections": 0}), "limit"),
         ("login_timeout_ms", json!(0), "login_timeout_ms"),
-        ("targets", json!([]), "targets"),
+        ("workers", json!(0), "workers"),
+        ("workers", json!(65), "workers"),
+        ("reconnect", json!([["d"]]), "wrong type"),
         ("allow", json!(["10.0.0.0/33"]), "10.0.0.0/33"),
         ("mode", json!("statement"), "wrong type"),
         ("surplus", json!(1), "unknown"),
     ] {
         let mut wrong = example();
         wrong[field] = value;
-        let error = config::parse_config(&wrong.to_string()).unwrap_err();
+        let error = parse(&wrong).unwrap_err();
         assert!(error.to_string().contains(rule), "{field}: {error}");
     }
 }
@@ -68,9 +85,9 @@ fn an_error_never_shows_a_secret() {
     let mut wrong = example();
     wrong["credentials"][0]["client_auth"] = json!({"scram": "hunter2"});
     let mut mistyped = example();
-    mistyped["worker"] = json!("hunter2");
+    mistyped["workers"] = json!("hunter2");
     for value in [wrong, mistyped] {
-        let error = config::parse_config(&value.to_string()).unwrap_err();
+        let error = parse(&value).unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 }
