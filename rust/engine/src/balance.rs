@@ -6,6 +6,48 @@
 
 use ledger::{WORKERS_MAX, WorkerId};
 
+use crate::limits::BEATS_MISSED_MAX;
+
+/// Whose loops have moved lately. One that is stuck is not dead before the supervisor says so, but
+/// a new client had better not wait for that.
+#[derive(Debug)]
+pub(crate) struct Pulses([Pulse; WORKERS_MAX]);
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Pulse {
+    beats: u64,
+    missed: u8,
+}
+
+impl Default for Pulses {
+    fn default() -> Self {
+        Self([Pulse::default(); WORKERS_MAX])
+    }
+}
+
+impl Pulses {
+    /// Looks at the heartbeats of the workers in `alive`; called not more often than they beat.
+    pub(crate) fn look(&mut self, alive: u64, heartbeat: impl Fn(WorkerId) -> u64) {
+        for (worker, pulse) in (0..).zip(&mut self.0) {
+            if alive >> worker & 1 == 0 {
+                pulse.missed = 0;
+                continue;
+            }
+            let beats = heartbeat(worker);
+            pulse.missed = if beats == pulse.beats { pulse.missed.saturating_add(1) } else { 0 };
+            pulse.beats = beats;
+        }
+    }
+
+    /// Those of `alive` that are not stuck.
+    pub(crate) fn moving(&self, alive: u64) -> u64 {
+        let stuck = |(worker, pulse): (u32, &Pulse)| {
+            if pulse.missed >= BEATS_MISSED_MAX { 1 << worker } else { 0 }
+        };
+        alive & !(0..).zip(&self.0).map(stuck).sum::<u64>()
+    }
+}
+
 /// The worker to pass a new client of worker `me` to; `None` = it stays.
 ///
 /// `alive` has a bit for each worker that serves, `clients` tells how many each has. The client
@@ -36,7 +78,7 @@ pub(crate) fn destination(
 
 #[cfg(test)]
 mod tests {
-    use super::destination;
+    use super::{Pulses, destination};
 
     /// Lets `clients` arrive at workers as `arrives` says and returns how many each serves.
     fn after(clients: usize, workers: usize, arrives: impl Fn(usize) -> usize) -> Vec<u64> {
@@ -72,6 +114,27 @@ mod tests {
     fn one_after_another_stays_where_it_arrives() {
         assert_eq!(destination(0, 0b11, |_| 0), None);
         assert_eq!(destination(1, 0b11, |_| 0), None);
+    }
+
+    #[test]
+    fn a_worker_that_misses_two_beats_is_left_out_until_it_moves_again() {
+        let mut pulses = Pulses::default();
+        let mut look = |beats: u64| {
+            pulses.look(0b11, |worker| if worker == 0 { beats } else { beats.min(2) });
+            pulses.moving(0b11)
+        };
+        assert_eq!([look(1), look(2), look(3), look(4), look(5)], [3, 3, 3, 1, 1]);
+        pulses.look(0b11, |_| 6);
+        assert_eq!((pulses.moving(0b11), pulses.moving(0b10)), (0b11, 0b10));
+    }
+
+    #[test]
+    fn a_worker_that_was_dead_is_not_late_when_it_returns() {
+        let mut pulses = Pulses::default();
+        for _ in 0..9 {
+            pulses.look(0b01, |worker| u64::from(worker == 0));
+        }
+        assert_eq!(pulses.moving(0b10), 0b10);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use proxy_core::ids::Conn;
 use proxy_core::sink::{Chunk, Gone, Now, Peer};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::balance;
+use crate::balance::{self, Pulses};
 use crate::driver::{Completion, Driver, Received};
 use crate::handle::Shared;
 use crate::limits::WAIT_MS_MAX;
@@ -62,7 +62,9 @@ pub(crate) struct Engine<P, D> {
     /// Mail has come since the page was looked at.
     pub(crate) look: bool,
     pub(crate) stopping: bool,
-    published: Now,
+    pulses: Pulses,
+    /// When the last look around was, once in `WAIT_MS_MAX`.
+    looked: Now,
     turns: u64,
 }
 
@@ -92,7 +94,8 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
             counted: 0,
             look: true,
             stopping: false,
-            published: now,
+            pulses: Pulses::default(),
+            looked: now,
             turns: 0,
         }
     }
@@ -147,16 +150,24 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
             self.driver.submit(None);
             self.complete();
         }
-        if self.now.since(self.published) >= WAIT_MS_MAX * 1000 {
-            self.publish();
-            // A poke that a full inbox refused is made up for here at the latest.
-            self.look = true;
+        if self.now.since(self.looked) >= WAIT_MS_MAX * 1000 {
+            self.look_around();
         }
         if self.look {
             self.look_at_page();
         }
         self.count_clients();
         Ok(())
+    }
+
+    /// What is done once a second.
+    fn look_around(&mut self) {
+        self.looked = self.now;
+        self.publish();
+        let ledger = &self.place.ledger;
+        self.pulses.look(ledger.alive(), |worker| ledger.worker_view(worker).heartbeat);
+        // A poke that a full inbox refused is made up for here at the latest.
+        self.look = true;
     }
 
     /// Has the core look at what other processes have changed on the page.
@@ -226,8 +237,9 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
     fn handle_accepted(&mut self, socket: OwnedFd, peer: Peer) {
         self.count_clients();
         let ledger = &self.place.ledger;
-        let clients = |worker| ledger.clients(worker);
-        if let Some(to) = balance::destination(ledger.me(), ledger.alive(), clients) {
+        let (moving, clients) =
+            (self.pulses.moving(ledger.alive()), |worker| ledger.clients(worker));
+        if let Some(to) = balance::destination(ledger.me(), moving, clients) {
             // Counted before it arrives, so that nobody else takes that worker for idle meanwhile.
             ledger.clients_add(to, 1);
             let mail = mail::client(peer == Peer::Unix);
@@ -277,7 +289,6 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
 
     /// Puts the counters where other threads and processes may read them.
     fn publish(&mut self) {
-        self.published = self.now;
         let mut rows = self.core.publish();
         rows.extend(self.driver.rows());
         rows.push(("engine_turns", self.turns));

@@ -58,3 +58,6 @@ pub(crate) const MAIL_DESCRIPTORS_MAX: usize = 253;
 pub(crate) const MAILS_PER_TURN: u8 = 64;
 /// Bytes of the settings: some 100,000 users.
 pub(crate) const SETTINGS_BYTES_MAX: u64 = 64 << 20;
+/// Looks in a row, `WAIT_MS_MAX` apart, after which a worker whose heartbeat stands still gets no
+/// new clients: one miss can be two clocks slightly apart.
+pub(crate) const BEATS_MISSED_MAX: u8 = 2;
