@@ -36,3 +36,36 @@ pub fn set_panic_file(raw: RawFd) -> io::Result<()> {
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::fs::File;
+    use std::io::{Read, Seek};
+    use std::os::fd::AsRawFd;
+    use std::thread;
+
+    use super::set_panic_file;
+    use crate::testbed::memory;
+
+    /// Panics in a thread of its own and returns what the file holds then.
+    fn words_after(file: &mut File, message: &'static str) -> String {
+        thread::spawn(move || panic!("{message}")).join().unwrap_err();
+        file.rewind().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn the_message_of_a_panic_is_written_to_the_last_file_named() {
+        let (mut first, mut second) = (File::from(memory("")), File::from(memory("")));
+        set_panic_file(first.as_raw_fd()).unwrap();
+        assert!(words_after(&mut first, "first words").contains("first words"));
+        set_panic_file(second.as_raw_fd()).unwrap();
+        assert!(words_after(&mut second, "last words").contains("last words"));
+        assert!(!words_after(&mut first, "others").contains("last words"));
+        assert!(set_panic_file(-1).is_err());
+    }
+}

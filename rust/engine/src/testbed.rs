@@ -5,9 +5,10 @@
 //! `tests_ends.rs`, `tests_mail.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +20,10 @@ use proxy_core::core::KeysAnswer;
 use proxy_core::ids::{CancellerId, ClientId, ClientTag, Conn, ServerId, Slab};
 use proxy_core::show::Show;
 use proxy_core::sink::{Address, Chunk, Gone, Now, Peer, Sink};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
 
 use crate::driver::Driver;
 use crate::engine::{Engine, Place, clock};
@@ -345,12 +349,24 @@ impl Bed {
 
 /// The mailboxes of so many workers.
 pub(crate) fn posts(workers: usize) -> Vec<Post> {
-    let pair =
-        || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-    let pairs: Vec<_> = (0..workers).map(|_| pair().unwrap()).collect();
+    let pairs: Vec<_> = (0..workers).map(|_| mailbox()).collect();
     let copies = || pairs.iter().map(|(_, outbox)| outbox.try_clone().unwrap()).collect();
     let inboxes: Vec<_> = pairs.iter().map(|(inbox, _)| inbox.try_clone().unwrap()).collect();
     inboxes.into_iter().map(|inbox| Post::new(inbox, copies())).collect()
+}
+
+/// One worker's inbox and its other end.
+pub(crate) fn mailbox() -> (OwnedFd, OwnedFd) {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+/// Sends whatever it is told to, which the product's own `Post` would not.
+pub(crate) fn send(outbox: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
+    let sent = sendmsg(outbox, &[IoSlice::new(bytes)], &mut control, SendFlags::empty());
+    assert_eq!(sent.unwrap(), bytes.len());
 }
 
 /// A file in memory.

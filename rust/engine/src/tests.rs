@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::cell::RefCell;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use proxy_core::event::{Event, Level};
@@ -10,9 +11,10 @@ use rustix::net::sockopt;
 
 use crate::engine::clock;
 use crate::limits::{KEEPALIVE_IDLE_S, QUEUE_HIGH, RECEIVE_BYTES};
+use crate::post::{Incoming, Post};
 use crate::ring::Command;
 use crate::testbed::{
-    Bed, LARGE, Told, client, client_id, echo, pattern, relay, server, tcp_server,
+    Bed, LARGE, Told, client, client_id, echo, mailbox, pattern, relay, send, server, tcp_server,
 };
 
 #[test]
@@ -256,8 +258,13 @@ fn child_out_of_descriptors_for_mail() {
     zero.write(&mut near[1], b"x");
     zero.until_told(&Told::Passed(client(0), true));
     zero.until_told(&Told::Passed(client(1), true));
-    // Room for one of the two.
+    let (inbox, outbox) = mailbox();
+    let mut post = Post::new(inbox, Vec::new());
+    send(&outbox, b"both", &[near[0].as_fd(), near[1].as_fd()]);
     leave_one_descriptor();
+    // Room for one of two is room for none, and that one is free again afterwards.
+    let Incoming::Mail(bytes, fds) = post.receive() else { panic!("a mail is lost") };
+    assert_eq!((&bytes[..], fds.len()), (&b"both"[..], 0));
     one.until_told(&Told::Gone(client(1), None));
     one.settle();
     assert_eq!((one.count(&Told::Gone(client(0), None)), one.ledger.clients(1)), (0, 1));

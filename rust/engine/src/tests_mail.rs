@@ -3,26 +3,22 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{IoSlice, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
-
-use proxy_core::event::{Event, Level};
-use proxy_core::ids::Conn;
-use proxy_core::sink::{Chunk, Gone, Sink};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-    sendmsg, socketpair,
-};
 
 use crate::driver::{Completion, Driver};
 use crate::limits::{MAIL_BYTES_MAX, MAILS_PER_TURN, WAIT_MS_MAX};
 use crate::post::{Incoming, Post};
 use crate::ring::Command;
-use crate::testbed::{Bed, LARGE, Told, client, client_id, echo, memory, pattern, server};
+use crate::testbed::{
+    Bed, LARGE, Told, client, client_id, echo, mailbox, memory, pattern, send, server,
+};
+use proxy_core::event::{Event, Level};
+use proxy_core::ids::Conn;
+use proxy_core::sink::{Chunk, Gone, Sink};
 
 /// The mail with which client 0 is passed on in these tests.
 const CANCEL: &[u8] = b"\x02from 0";
@@ -288,9 +284,7 @@ fn what_does_not_fit_is_dropped_with_one_line_and_its_descriptors_are_closed() {
 
 #[test]
 fn a_mail_that_is_too_long_is_thrown_away_with_its_descriptors() {
-    let flags = SocketFlags::CLOEXEC;
-    let (inbox, outbox) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let (inbox, outbox) = mailbox();
     let (mut reader, writer) = pipe();
     let mut post = Post::new(inbox, vec![outbox.try_clone().unwrap()]);
     assert!(!post.send(0, &pattern(MAIL_BYTES_MAX + 1), None));
@@ -304,26 +298,14 @@ fn a_mail_that_is_too_long_is_thrown_away_with_its_descriptors() {
     assert!(matches!(post.receive(), Incoming::Empty));
 }
 
-/// Sends whatever it is told to, which the product's own `Post` would not.
-fn send(outbox: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
-    let sent = sendmsg(outbox, &[IoSlice::new(bytes)], &mut control, SendFlags::empty());
-    assert_eq!(sent.unwrap(), bytes.len());
-}
-
 #[test]
 fn an_empty_mail_is_dropped_and_an_inbox_that_nobody_can_write_to_does_not_spin() {
-    let flags = SocketFlags::CLOEXEC;
-    let (inbox, outbox) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let (inbox, outbox) = mailbox();
     let mut bed = Bed::with(Post::new(inbox, Vec::new()));
-    let mut none = SendAncillaryBuffer::default();
-    assert_eq!(sendmsg(&outbox, &[], &mut none, SendFlags::empty()).unwrap(), 0);
+    send(&outbox, b"", &[]);
     bed.settle();
     assert!(matches!(&logs(&bed)[..], [(Level::Warning, _)]));
-    sendmsg(&outbox, &[IoSlice::new(&[0])], &mut none, SendFlags::empty()).unwrap();
+    send(&outbox, &[0], &[]);
     bed.settle();
     assert_eq!((bed.counter("engine_mails"), logs(&bed)), (2, Vec::new()));
     drop(outbox);
