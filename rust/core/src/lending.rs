@@ -85,7 +85,10 @@ impl Core {
         if let Some(pool) = self.pools.get_mut(pool_id) {
             pool.enqueue(ticket, id);
         }
-        self.grow(pool_id, now, sink);
+        // A pool that found no permit is told when one comes free.
+        if !self.hungry.contains(&pool_id) {
+            self.grow(pool_id, now, sink);
+        }
         Borrow::Waits
     }
 

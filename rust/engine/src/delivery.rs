@@ -43,7 +43,10 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
             (Mail::Connection(bytes), socket, None) => self.take_over(bytes, socket),
             (Mail::Client { unix }, Some(socket), None) => {
                 let peer = net::peer(&socket, unix);
-                self.admit(socket, peer);
+                // It was passed on once already; a worker that ends has no other choice.
+                if !self.stopping || !self.pass_on(&socket, peer) {
+                    self.admit(socket, peer);
+                }
             }
             (Mail::Epoch { epoch, listeners }, Some(memory), first) => {
                 let sockets = first.into_iter().chain(fds);

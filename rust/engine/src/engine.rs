@@ -51,6 +51,9 @@ pub(crate) struct Place {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// Clients of a worker that takes no more, as the balance counts them.
+const FULL: u64 = u32::MAX as u64;
+
 /// A core, a driver and their place among threads and processes.
 pub(crate) struct Engine<P, D> {
     pub(crate) core: P,
@@ -106,10 +109,11 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
     /// The driver is broken: a bug of ours.
     pub(crate) fn run(&mut self) -> io::Result<()> {
         self.place.ledger.set_epoch(self.place.epoch);
-        self.place.ledger.set_alive(true, self.place.incarnation);
+        self.place.ledger.begin(self.place.incarnation);
         while !self.is_finished() {
             self.turn(WAIT_MS_MAX)?;
         }
+        self.place.ledger.end();
         self.publish();
         Ok(())
     }
@@ -235,20 +239,27 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
 
     /// A client has connected: it is served here unless another worker has fewer clients.
     fn handle_accepted(&mut self, socket: OwnedFd, peer: Peer) {
+        if !self.pass_on(&socket, peer) {
+            self.admit(socket, peer);
+        }
+    }
+
+    /// Passes a client on if another worker has fewer, or if this one takes no more.
+    pub(crate) fn pass_on(&mut self, socket: &OwnedFd, peer: Peer) -> bool {
         self.count_clients();
         let ledger = &self.place.ledger;
-        let (moving, clients) =
-            (self.pulses.moving(ledger.alive()), |worker| ledger.clients(worker));
-        if let Some(to) = balance::destination(ledger.me(), moving, clients) {
-            // Counted before it arrives, so that nobody else takes that worker for idle meanwhile.
-            ledger.clients_add(to, 1);
-            let mail = mail::client(peer == Peer::Unix);
-            if self.driver.post(to, &mail, Some(socket.as_fd())) {
-                return;
-            }
+        let (me, moving) = (ledger.me(), self.pulses.moving(ledger.accepting()));
+        let full = self.stopping;
+        let clients = |worker| if full && worker == me { FULL } else { ledger.clients(worker) };
+        let Some(to) = balance::destination(me, moving, clients) else { return false };
+        // Counted before it arrives, so that nobody else takes that worker for idle meanwhile.
+        ledger.clients_add(to, 1);
+        let mail = mail::client(peer == Peer::Unix);
+        let passed = self.driver.post(to, &mail, Some(socket.as_fd()));
+        if !passed {
             ledger.clients_add(to, -1);
         }
-        self.admit(socket, peer);
+        passed
     }
 
     /// Serves a client here, if the core takes it.
@@ -283,7 +294,7 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
 
     fn stop_accepting(&mut self) {
         self.stopping = true;
-        self.place.ledger.set_alive(false, self.place.incarnation);
+        self.place.ledger.stop_accepting();
         self.driver.stop_listening();
     }
 

@@ -240,7 +240,7 @@ impl Bed {
             shared: Arc::clone(&shared),
         };
         let engine = Engine::new(script, driver, place);
-        ledger.set_alive(true, 1);
+        ledger.begin(1);
         Self { engine, commands, events, shared, ledger, listener }
     }
 

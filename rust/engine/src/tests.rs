@@ -252,7 +252,7 @@ fn child_out_of_descriptors_for_mail() {
         |_, _, _| {},
     );
     // Otherwise the second client would be passed on before it says anything.
-    one.ledger.set_alive(false, 1);
+    one.ledger.stop_accepting();
     let mut near = [zero.client(), zero.client()];
     zero.write(&mut near[0], b"x");
     zero.write(&mut near[1], b"x");

@@ -395,7 +395,8 @@ fn an_engine_that_drains_takes_settings_but_listens_no_more() {
     let stays = bed.listener.try_clone().unwrap();
     bed.commands.send(Command::Stop).unwrap();
     bed.until_told(&Told::Stop);
-    assert!(!bed.ledger.worker_view(0).alive);
+    let view = bed.ledger.worker_view(0);
+    assert!(view.alive && !view.accepting);
     let (bytes, fds) = epoch(2, "settings", &[(1, &stays)]);
     deliver(&mut bed, &bytes, fds);
     assert_eq!(bed.ledger.worker_view(0).epoch, 2);
@@ -477,10 +478,10 @@ fn a_client_that_the_next_worker_refuses_is_closed_and_not_counted() {
 #[test]
 fn clients_stay_when_the_other_worker_has_no_room_for_them_or_does_not_serve() {
     let (mut zero, mut one) = Bed::pair(serve, serve);
-    one.ledger.set_alive(false, 1);
+    one.ledger.stop_accepting();
     let _first = [zero.client(), zero.client(), zero.client()];
     zero.until(|zero| zero.told().len() == 3);
-    one.ledger.set_alive(true, 1);
+    one.ledger.begin(1);
     while zero.engine.parts().1.post(1, b"?", None) {}
     let _second = zero.client();
     zero.until(|zero| zero.told().len() == 4);

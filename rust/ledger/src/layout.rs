@@ -32,8 +32,10 @@ pub(crate) const LIMITS_READ_AT: usize = 4;
 pub(crate) const USABLE: usize = 5;
 /// A bit a worker that wants a permit or a server.
 pub(crate) const WANTING: usize = 6;
-/// A bit a worker that serves.
+/// A bit a worker whose engine runs.
 pub(crate) const ALIVE: usize = 7;
+/// A bit a worker that takes new clients.
+pub(crate) const ACCEPTING: usize = 15;
 /// Grows whenever a permit has been orphaned.
 pub(crate) const ORPHANINGS: usize = 8;
 /// No slot from here on has ever been taken.

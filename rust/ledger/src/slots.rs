@@ -15,7 +15,7 @@
 //! included: whoever acts on old news fails and changes nothing. Next on the path: `wants.rs`.
 
 use crate::layout::{
-    ALIVE, ALLOWED, BURIALS, HIGH_WATER, ORPHANINGS, WANTING, WorkerId, entry, side,
+    ACCEPTING, ALIVE, ALLOWED, BURIALS, HIGH_WATER, ORPHANINGS, WANTING, WorkerId, entry, side,
 };
 use crate::word::Word;
 use crate::{Page, STATS_MAX};
@@ -317,6 +317,7 @@ impl<W: Word> Page<W> {
     pub fn bury(&self, worker: WorkerId) -> u32 {
         self.head(BURIALS).add(1);
         self.head(ALIVE).clear_bits(1 << (worker & 63));
+        self.head(ACCEPTING).clear_bits(1 << (worker & 63));
         self.head(WANTING).clear_bits(1 << (worker & 63));
         self.entry(worker, entry::WANT_SINCE).store(0);
         self.entry(worker, entry::RUNG).store(0);

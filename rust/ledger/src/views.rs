@@ -4,15 +4,17 @@
 //! the core's `budget.rs`.
 
 use crate::Page;
-use crate::layout::{ALIVE, STATS_MAX, WORKERS_MAX, WorkerId, entry};
+use crate::layout::{ACCEPTING, ALIVE, STATS_MAX, WORKERS_MAX, WorkerId, entry};
 use crate::slots::{State, state};
 use crate::word::Word;
 
 /// A worker as its entry on the page shows it.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct WorkerView {
-    /// Whether it serves.
+    /// Whether its engine runs.
     pub alive: bool,
+    /// Whether it takes new clients.
+    pub accepting: bool,
     /// Which start of a worker it is, counted over the service.
     pub incarnation: u64,
     /// Grows at least once a second while its engine runs.
@@ -58,22 +60,38 @@ impl<W: Word> Page<W> {
         word.store(word.load().wrapping_add(1));
     }
 
-    /// This worker begins to serve (`incarnation` tells which start it is), or stops.
-    pub fn set_alive(&self, alive: bool, incarnation: u64) {
+    /// This worker's engine runs and takes clients; `incarnation` tells which start of a worker it
+    /// is. The supervisor takes both back when the process has ended.
+    pub fn begin(&self, incarnation: u64) {
         self.entry(self.me, entry::INCARNATION).store(incarnation);
-        match alive {
-            true => drop(self.head(ALIVE).set_bits(self.bit())),
-            false => self.head(ALIVE).clear_bits(self.bit()),
-        }
+        self.head(ALIVE).set_bits(self.bit());
+        self.head(ACCEPTING).set_bits(self.bit());
     }
 
-    /// A bit a worker that serves.
+    /// This worker takes no more clients; those it has it still serves.
+    pub fn stop_accepting(&self) {
+        self.head(ACCEPTING).clear_bits(self.bit());
+    }
+
+    /// This worker's engine has ended: nothing can be handed to it any more.
+    pub fn end(&self) {
+        self.stop_accepting();
+        self.head(ALIVE).clear_bits(self.bit());
+    }
+
+    /// A bit a worker that takes new clients.
+    #[must_use]
+    pub fn accepting(&self) -> u64 {
+        self.head(ACCEPTING).load()
+    }
+
+    /// A bit a worker whose engine runs.
     #[must_use]
     pub fn alive(&self) -> u64 {
         self.head(ALIVE).load()
     }
 
-    /// Whether a worker serves.
+    /// Whether a worker's engine runs.
     #[must_use]
     pub fn is_alive(&self, worker: WorkerId) -> bool {
         usize::from(worker) < WORKERS_MAX && self.alive() >> worker & 1 == 1
@@ -153,6 +171,7 @@ impl<W: Word> Page<W> {
         let word = |at| self.entry(worker, at).load();
         WorkerView {
             alive: self.is_alive(worker),
+            accepting: self.accepting() >> (worker & 63) & 1 == 1,
             incarnation: word(entry::INCARNATION),
             heartbeat: word(entry::HEARTBEAT),
             epoch: word(entry::EPOCH),

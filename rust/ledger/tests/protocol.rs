@@ -98,7 +98,7 @@ fn an_offered_permit_has_one_holder_however_its_receiver_dies() {
     loom::model(|| {
         let page = loomed(1);
         let sender = page(0);
-        page(1).set_alive(true, 1);
+        page(1).begin(1);
         let mut permit = sender.take(1, NEVER).unwrap();
         assert!(sender.confirm(&mut permit, None, 0));
         let supervisor = page(SUPERVISOR);
@@ -119,7 +119,7 @@ fn a_delivered_permit_is_accepted_or_orphaned_when_its_sender_dies() {
     loom::model(|| {
         let page = loomed(1);
         let (sender, receiver) = (page(0), page(1));
-        receiver.set_alive(true, 1);
+        receiver.begin(1);
         let mut permit = sender.take(1, NEVER).unwrap();
         assert!(sender.confirm(&mut permit, Some((7, b"key")), 3));
         let offer = sender.offer(permit, 1).unwrap();

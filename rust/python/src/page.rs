@@ -80,6 +80,7 @@ impl Page {
         }
         // Where both have a figure, this one is the fresher.
         fields.set_item("alive", u64::from(view.alive))?;
+        fields.set_item("accepting", u64::from(view.accepting))?;
         fields.set_item("incarnation", view.incarnation)?;
         fields.set_item("heartbeat", view.heartbeat)?;
         fields.set_item("clients", view.clients)?;
