@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fix_postgres import Postgres, free_port, wait_until
-from tests.fix_proxy import TRUSTED, ProxyMaker, private_folder
+from tests.fix_proxy import TRUSTED, Proxy, ProxyMaker, private_folder
 
 SERVERS = 20
 CLIENTS_MAX = 10_000
@@ -45,11 +45,12 @@ log_disconnections = 0
 
 @dataclass(frozen=True)
 class Program:
-    """One running program: what to call it, its port and its first process."""
+    """One running program: what to call it, its port and its first process; ours with its front."""
 
     name: str
     port: int
     pid: int
+    front: Proxy | None = None
 
 
 def _accepts(port: int) -> bool:
@@ -118,8 +119,8 @@ def pgbouncer(server: Postgres) -> Iterator[Program]:
 
 
 @contextmanager
-def pyproxy(server: Postgres) -> Iterator[Program]:
-    """Run pyproxy with one worker in front of a server."""
+def pyproxy(server: Postgres, workers: int = 1) -> Iterator[Program]:
+    """Run pyproxy in front of a server."""
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     maker = ProxyMaker(private_folder(folder))
     try:
@@ -128,9 +129,11 @@ def pyproxy(server: Postgres) -> Iterator[Program]:
             auth=(TRUSTED,),
             pool={"max_connections": SERVERS},
             max_clients=CLIENTS_MAX,
+            workers=workers,
         )
         assert front.process is not None
-        yield Program("pyproxy", front.port, front.process.pid)
+        name = "pyproxy" if workers == 1 else f"pyproxy, {workers} workers"
+        yield Program(name, front.port, front.process.pid, front)
     finally:
         maker.stop()
         shutil.rmtree(folder, ignore_errors=True)

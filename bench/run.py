@@ -54,6 +54,17 @@ ROWS = (
 )
 
 
+def scratch_folder() -> Path:
+    """Make a folder that the server's account may use, and allow as many files as there may be."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    scratch = Path(tempfile.mkdtemp(prefix="bench-pg-"))
+    if os.geteuid() == 0:
+        shutil.chown(scratch, "postgres")
+    scratch.chmod(0o755)
+    return scratch
+
+
 def prepare(servers: Servers) -> tuple[Postgres, str]:
     """Start a server with pgbench's tables at scale 10 in the database `bench`."""
     server = servers.make("pg15", shared_buffers="512MB", max_connections="200")
@@ -170,12 +181,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Run all rows and print the table."""
     given = options()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    scratch = Path(tempfile.mkdtemp(prefix="bench-pg-"))
-    if os.geteuid() == 0:
-        shutil.chown(scratch, "postgres")
-    scratch.chmod(0o755)
+    scratch = scratch_folder()
     servers = Servers(scratch)
     big = scratch / "big.sql"
     big.write_text(BIG_SQL)

@@ -23,6 +23,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
+from pyproxy.verbs.service import CONTROL, STATS, ask
 from tests.fix_postgres import PASSWORDS, free_port, wait_until
 from tests.wire import PROTOCOL_3_0, WAIT_S, Wire, WireError
 
@@ -81,6 +82,7 @@ class Proxy:
         pool: Table,
         auth: tuple[Table, ...],
         users: Mapping[str, Table],
+        supervisor: Table,
         settings: Table,
     ) -> None:
         """Write the configuration and the secret file."""
@@ -92,7 +94,8 @@ class Proxy:
                     "runtime_dir": str(self.folder / "run"),
                     "shutdown_timeout": "5s",
                     "io": "epoll",
-                },
+                }
+                | dict(supervisor),
             ),
             toml_table("log", {"format": "logfmt", "level": "info"}),
             toml_table(
@@ -135,13 +138,38 @@ class Proxy:
         assert self.process is not None
         if self.process.poll() is not None:
             pytest.fail(f"the proxy ended with {self.process.returncode}:\n{self.log()}")
-        if not self.children():
+        if "event=ready" not in self.log():
             return False
         try:
             socket.create_connection((self.host, self.port), timeout=1).close()
         except OSError:
             return False
         return True
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Where the sockets of the verbs are."""
+        return self.folder / "run"
+
+    def table(self, verb: str) -> list[dict[str, Any]]:
+        """Return the rows of a read verb: clients, servers, pools, workers, targets."""
+        rows: list[dict[str, Any]] = self.ask(verb, STATS)["rows"]
+        return rows
+
+    def ask(self, verb: str, socket_name: str = CONTROL, **more: Any) -> dict[str, Any]:
+        """Send a verb to the service as the command line does; return the answer."""
+        answer: dict[str, Any] = ask(self.runtime_dir, socket_name, {"verb": verb} | more, 60.0)
+        return answer
+
+    def run_verb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `pyproxy VERB … -c FILE`."""
+        return subprocess.run(
+            [sys.executable, "-m", "pyproxy", *arguments, "-c", str(self.config_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
 
     def stop(self) -> None:
         """Stop with SIGTERM; fail on another exit code than expected or a fault in the log."""
@@ -178,20 +206,20 @@ class Proxy:
 
         return list(wait_until(found, f"log line {pattern!r} in:\n{self.log()[-2000:]}", seconds))
 
-    def children(self) -> list[int]:
-        """Return the process ids of the workers."""
-        if self.process is None:
-            return []
-        tasks = Path(f"/proc/{self.process.pid}/task")
-        try:
-            texts = [(task / "children").read_text() for task in tasks.iterdir()]
-        except FileNotFoundError:
-            return []
-        return [int(pid) for text in texts for pid in text.split()]
+    def children(self, name: str = "worker") -> list[int]:
+        """Return the process ids of the live workers, or of the controller or the admin."""
+        found = {}
+        for line in self.log().splitlines():
+            if started := re.search(rf"event={name}_started .*", line):
+                pid = re.search(r"process=(\d+)", started[0])
+                number = re.search(r"worker=(\d+)", started[0])
+                assert pid is not None, line
+                found[number[1] if number else ""] = int(pid[1])
+        return [pid for _, pid in sorted(found.items()) if Path(f"/proc/{pid}").exists()]
 
     @property
     def worker(self) -> int:
-        """The process id of the worker."""
+        """The process id of the first worker."""
         return self.children()[0]
 
     def rss_bytes(self) -> int:
@@ -284,13 +312,15 @@ class ProxyMaker:
         auth: tuple[Table, ...] = DEFAULT_AUTH,
         users: Mapping[str, Table] | None = None,
         popen: Table | None = None,
+        workers: int = 1,
+        supervisor: Table | None = None,
         **settings: Any,
     ) -> Proxy:
         """Start a proxy in front of `target`.
 
         `pool` are keys of `[proxy.pool]` (5 servers unless said), `auth` the `[[proxy.auth]]`
-        tables, `users` the secret file, `popen` arguments of the process, `settings` keys of
-        `[[proxy]]`.
+        tables, `users` the secret file, `popen` arguments of the process, `workers` and
+        `supervisor` keys of `[supervisor]`, `settings` keys of `[[proxy]]`.
         """
         folder = self.folder / f"proxy-{len(self.made)}"
         folder.mkdir()
@@ -301,6 +331,7 @@ class ProxyMaker:
             pool={"max_connections": 5} | dict(pool or {}),
             auth=auth,
             users=passwords if users is None else users,
+            supervisor={"workers": workers} | dict(supervisor or {}),
             settings=settings,
         )
         self.made.append(proxy)
