@@ -13,10 +13,10 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from threading import Event
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,12 +27,18 @@ from tests.fix_postgres import Servers
 
 CLIENTS = (16, 64)
 COST_BAR = 1.1
-SHARE_BARS = (0.4, 0.6)
+SHARE_BAR = 1.2
+"""The busiest worker's share may be this much above an even one: 60 % of two."""
+
+
+PUBLISHED_S = 1.2
+"""Workers publish their counters once a second."""
 
 
 def transactions(program: Program) -> list[int]:
     """Return how many transactions each worker has served so far."""
     assert program.front is not None
+    Event().wait(PUBLISHED_S)
     return [row["transactions"] for row in program.front.table("workers")]
 
 
@@ -86,7 +92,7 @@ def main() -> None:
                         "cpu_us": cost,
                         "ratio": ratio,
                         "busiest": busiest,
-                        "met": ratio <= COST_BAR and (given.workers != 2 or busiest <= SHARE_BARS[1]),
+                        "met": ratio <= COST_BAR and busiest <= SHARE_BAR / given.workers,
                     }
                 )
     finally:

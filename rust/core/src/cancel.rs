@@ -2,8 +2,8 @@
 //!
 //! A client's key is a number and a secret; the server's key never leaves the proxy. The number
 //! hides which worker has the client, so that whichever worker a CancelRequest reaches can pass its
-//! connection on to that one. A request is forwarded only while *that client's* request runs on a server,
-//! and the server is held back from everybody else until the cancel's connection has ended:
+//! connection on to that one. A request is forwarded only while *that client's* request runs on a
+//! server, and the server is held back from everybody else until the cancel's connection has ended:
 //! PostgreSQL closes it after the signal was sent, and a signal that arrives while a backend is
 //! idle does nothing. So a cancel never hits another client's query. Next on the path:
 //! `lending.rs`.

@@ -3,8 +3,8 @@
 //! It owns no socket, clock, thread or randomness: bytes, time and a seed are arguments, and what
 //! is to be done comes out through a [`sink::Sink`]. Files, in the order in which a query meets
 //! them: `core` (entry points) → `client` → `pg/requests`, `pg/extended` → `pin`, `params`,
-//! `prepared` → `pool`, `lending` → `server` → `pg/replies`, `owed` → `pg/release` → `stats`. Beside
-//! them: `sharing`, `handover` and `reclaim` (several workers, one budget) and `settings`.
+//! `prepared` → `pool`, `lending` → `server` → `pg/replies`, `owed` → `pg/release` → `stats`.
+//! Beside them: `sharing`, `handover` and `reclaim` (several workers, one budget) and `settings`.
 
 pub mod broken;
 mod cancel;

@@ -311,9 +311,9 @@ impl<W: Word> Page<W> {
         Some(ServerKey { pid: word as u32, secret: secret.into() })
     }
 
-    /// A worker has died: what it held, sent or was being sent is orphaned, and it wants nothing any
-    /// more. Gives the number of orphaned permits. Only the supervisor calls this, when the process
-    /// has ended.
+    /// A worker has died: what it held, sent or was being sent is orphaned, and it wants nothing
+    /// any more. Gives the number of orphaned permits. Only the supervisor calls this, when the
+    /// process has ended.
     pub fn bury(&self, worker: WorkerId) -> u32 {
         self.head(BURIALS).add(1);
         self.head(ALIVE).clear_bits(1 << (worker & 63));
