@@ -42,6 +42,7 @@ impl Core {
         if let Some(allowed) = self.ledger.set_limit(self.config.limit) {
             self.budget_changed(allowed, now, sink);
         }
+        self.end_idle_beyond_limit(now, sink);
         self.server_keys.clear();
         let outdated = self.outdated_pools(&before);
         self.replace_servers(&outdated, now, sink);

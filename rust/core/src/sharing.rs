@@ -280,7 +280,7 @@ impl Core {
     }
 
     /// Closes idle servers that are beyond a limit that has fallen.
-    fn end_idle_beyond_limit(&mut self, now: Now, sink: &mut dyn Sink) {
+    pub(crate) fn end_idle_beyond_limit(&mut self, now: Now, sink: &mut dyn Sink) {
         if self.idle_servers == 0 || self.ledger.busy() <= self.ledger.allowed() {
             return;
         }
