@@ -1,19 +1,23 @@
-"""The verbs of the command line: ``run``, ``check``, ``hash``, ``version``.
+"""The verbs of the command line.
 
-Not here: what they do; each imports its part only when it is called, so that ``hash`` needs no
-supervisor. Next on the path: ``supervisor/run.py``.
+Not here: what they do; each imports its part only when it is called, so that ``status`` needs
+neither the supervisor nor pydantic. Next on the path: ``supervisor/run.py``, ``verbs/show.py``,
+``verbs/command.py``.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from pyproxy import exitcodes
+from pyproxy.errors import OperatorError
+from pyproxy.limits import PAUSE_S, PAUSE_S_MAX
 
 DEFAULT_FILE = "pyproxy.toml"
 _PASSWORD_BYTES_MAX = 1024
@@ -28,6 +32,9 @@ _file_option: Callable[..., Any] = click.option(
     metavar="FILE",
     help="Configuration file; $PYPROXY_CONFIG is used if set.",
 )
+_json_option: Callable[..., Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON."
+)
 _set_option: Callable[..., Any] = click.option(
     "--set",
     "flags",
@@ -35,6 +42,18 @@ _set_option: Callable[..., Any] = click.option(
     metavar="SECTION.KEY=VALUE",
     help="Change one setting; wins over environment and files.",
 )
+
+
+def _service_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Add the options by which a verb finds its service."""
+    where = click.option(
+        "--runtime-dir", metavar="DIR", help="The service's supervisor.runtime_dir."
+    )
+    which = click.option(
+        "-c", "--config", "file", metavar="FILE", help="Or its configuration file."
+    )
+    made: Callable[..., None] = where(which(_json_option(verb)))
+    return made
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,17 +77,15 @@ def cli(context: click.Context, test: bool, file: str) -> None:
 @_set_option
 def run(file: str, flags: Sequence[str]) -> None:
     """Serve in the foreground until told to stop."""
-    from pyproxy.config.problems import ConfigError
-    from pyproxy.errors import OperatorError
+    from pyproxy.supervisor.loading import ConfigRefusedError
     from pyproxy.supervisor.run import run_service
 
     try:
         sys.exit(run_service(file, flags))
-    except ConfigError as error:
-        _refuse(error)
+    except ConfigRefusedError as error:
+        _refuse(error.lines)
     except OperatorError as error:
-        click.echo(f"pyproxy: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error)
 
 
 @cli.command()
@@ -103,7 +120,143 @@ def hash_password(md5_user: str | None) -> None:
 @cli.command()
 def version() -> None:
     """Show the version."""
+    import importlib.metadata
+
     click.echo(f"pyproxy {importlib.metadata.version('pyproxy')}")
+
+
+@cli.group("config")
+def config_group() -> None:
+    """Show the configuration that counts, or its schema."""
+
+
+@config_group.command("show")
+@_file_option
+@_set_option
+@click.option("--origin", is_flag=True, help="Also where each was written and what a reload does.")
+@_json_option
+def config_show(file: str, flags: Sequence[str], origin: bool, as_json: bool) -> None:
+    """List every setting with the value that counts."""
+    from pyproxy.config.problems import ConfigError
+    from pyproxy.verbs.settings import rows
+    from pyproxy.verbs.tables import table
+
+    try:
+        found = rows(file, flags, origin=origin)
+    except ConfigError as error:
+        _refuse(error.problems)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo(table(found))
+
+
+@config_group.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    from pyproxy.verbs.settings import schema
+
+    click.echo(schema())
+
+
+def _reading(verb: str, doc: str) -> None:
+    """Make one of the verbs that only read."""
+
+    def read(runtime_dir: str | None, file: str | None, as_json: bool) -> None:
+        from pyproxy.verbs.show import show
+
+        _end(lambda: show(verb, _service(runtime_dir, file), as_json))
+
+    cli.command(verb, help=doc)(_service_options(read))
+
+
+_reading("status", "Show how the service is, in a few lines.")
+_reading("pools", "Show the pools of each worker: clients and servers by state.")
+_reading("clients", "Show every client.")
+_reading("servers", "Show every server connection.")
+_reading("workers", "Show the workers: what each has and does.")
+_reading("targets", "Show the database servers as each worker sees them.")
+
+
+def _changing(verb: str, doc: str) -> None:
+    """Make one of the commands without an argument."""
+
+    def change(runtime_dir: str | None, file: str | None, as_json: bool) -> None:
+        from pyproxy.verbs.command import command
+
+        _end(lambda: command(verb, _service(runtime_dir, file), as_json))
+
+    cli.command(verb, help=doc)(_service_options(change))
+
+
+_changing("reload", "Take a changed configuration over, all of it or nothing.")
+_changing("drain", "End the service: each client at its next idle point, within shutdown_timeout.")
+
+
+def _changing_database(verb: str, doc: str, *, required: bool = False) -> None:
+    """Make one of the commands for a database, or for all of them."""
+
+    def change(
+        runtime_dir: str | None, file: str | None, as_json: bool, database: str | None
+    ) -> None:
+        from pyproxy.verbs.command import command
+
+        _end(lambda: command(verb, _service(runtime_dir, file), as_json, database=database))
+
+    argument = click.argument("database", required=required)
+    cli.command(verb, help=doc)(argument(_service_options(change)))
+
+
+_changing_database("resume", "Go on with a paused DATABASE (default: with everything).")
+_changing_database("reconnect", "Replace the servers of DATABASE (default: all) as they get idle.")
+_changing_database("kill", "Pause DATABASE (* = all) and end its clients.", required=True)
+
+
+@cli.command()
+@_service_options
+@click.argument("database", required=False)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, PAUSE_S_MAX),
+    default=PAUSE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait until nothing runs any more.",
+)
+def pause(
+    database: str | None, timeout_s: float, runtime_dir: str | None, file: str | None, as_json: bool
+) -> None:
+    """Begin nothing new for DATABASE (default: for all) and wait until nothing of it runs."""
+    from pyproxy.verbs.command import command
+
+    where = _service(runtime_dir, file)
+    _end(lambda: command("pause", where, as_json, timeout_s=timeout_s, database=database))
+
+
+@cli.command("kill-client")
+@_service_options
+@click.argument("client", type=click.IntRange(min=1), metavar="ID")
+def kill_client(client: int, runtime_dir: str | None, file: str | None, as_json: bool) -> None:
+    """End the client with this ID, as `clients` shows it."""
+    from pyproxy.verbs.command import command
+
+    _end(lambda: command("kill-client", _service(runtime_dir, file), as_json, client=client))
+
+
+def _service(runtime_dir: str | None, file: str | None) -> Path:
+    from pyproxy.verbs.service import find_runtime_dir
+
+    return find_runtime_dir(runtime_dir, file, os.environ)
+
+
+def _end(verb: Callable[[], int]) -> NoReturn:
+    try:
+        sys.exit(verb())
+    except OperatorError as error:
+        _fail(error)
 
 
 def _check(file: str, flags: Sequence[str]) -> None:
@@ -113,15 +266,20 @@ def _check(file: str, flags: Sequence[str]) -> None:
     try:
         loaded = load(file, flags)
     except ConfigError as error:
-        _refuse(error)
+        _refuse(error.problems)
     for remark in loaded.remarks:
         click.echo(f"note: {remark}", err=True)
     click.echo(f"{file}: ok")
 
 
-def _refuse(error: Any) -> NoReturn:
-    for problem in error.problems:
+def _refuse(problems: Sequence[object]) -> NoReturn:
+    for problem in problems:
         click.echo(str(problem), err=True)
-    count = len(error.problems)
+    count = len(problems)
     click.echo(f"pyproxy: {count} problem{'s' if count > 1 else ''} in the configuration", err=True)
     sys.exit(exitcodes.CONFIG)
+
+
+def _fail(error: OperatorError) -> NoReturn:
+    click.echo(f"pyproxy: {error}", err=True)
+    sys.exit(error.exit_code)

@@ -1,74 +1,32 @@
 """From checked settings to the plain data that the core takes (``rust/core/src/config.rs``).
 
-Times become milliseconds, passwords become verifiers, limits become numbers. What only a worker
-knows (its number, the targets' addresses) is added by ``Compiled.for_worker``. Next on the path:
-``../supervisor/run.py``.
+Times become milliseconds, passwords become verifiers, limits become numbers. What changes while the
+service runs (addresses, paused databases) is added by ``../supervisor/epochs.py``. Next on the
+path: ``compiled.py``.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import BaseModel
 
 from pyproxy import _core
-from pyproxy.config.listen import ListenAddress, parse_listen
+from pyproxy.config.compiled import Compiled, Fixed, Service, TargetAddress
+from pyproxy.config.listen import parse_listen
 from pyproxy.config.load import Loaded
-from pyproxy.config.model import Pool, Target
-from pyproxy.config.problems import ConfigError, Origin, Problem
+from pyproxy.config.model import Pool, Target, reload_class
+from pyproxy.config.problems import ConfigError, Origin, Path, Problem, show_path
 from pyproxy.config.secrets import Login
+from pyproxy.config.units import Duration, format_duration
+from pyproxy.limits import WORKERS_MAX
 from pyproxy.saslprep import saslprep
 
 VERIFIER_ITERATIONS = 4096
 """PostgreSQL's own default (``scram_iterations``)."""
 VERIFIER_SALT_BYTES = 16
-
-
-class TargetAddress(NamedTuple):
-    """A database server as configured; ``host`` may be a name, an address or a socket directory."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        """Write it as a person knows it: ``db1.internal:5432``."""
-        if self.host.startswith("/"):
-            return self.unix_path()
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    def unix_path(self) -> str:
-        """Return the socket's file in a PostgreSQL socket directory."""
-        return f"{self.host.rstrip('/')}/.s.PGSQL.{self.port}"
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What a worker needs to serve one proxy; holds secrets, so its repr shows none of them."""
-
-    name: str
-    listeners: tuple[ListenAddress, ...]
-    targets: tuple[TargetAddress, ...]
-    core: dict[str, Any] = field(repr=False)
-
-    def for_worker(self, worker: int, generation: int, addresses: Sequence[dict[str, str]]) -> str:
-        """Write the JSON for ``_core.Engine``.
-
-        ``worker`` is the worker's number (0–65535), ``generation`` how often that number was
-        started, ``addresses`` the resolved targets, by preference: ``{"tcp": "ip:port"}`` or
-        ``{"unix": path}``.
-        """
-        own = {"worker": worker, "worker_generation": generation, "targets": list(addresses)}
-        return json.dumps({**self.core, **own})
-
-    def server_password(self, credential: int) -> str | None:
-        """Return the server password of ``Config::credentials[credential]``, if it is known."""
-        credentials = self.core["credentials"]
-        if not 0 <= credential < len(credentials):
-            return None
-        password: str | None = credentials[credential]["server_password"]
-        return password
 
 
 def compile_config(loaded: Loaded, random_bytes: Callable[[int], bytes] = os.urandom) -> Compiled:
@@ -93,7 +51,42 @@ def compile_config(loaded: Loaded, random_bytes: Callable[[int], bytes] = os.ura
     listeners = tuple(
         parse_listen(text, base) for endpoint in proxy.endpoint for text in endpoint.listen
     )
-    return Compiled(proxy.name, listeners, targets, core)
+    return Compiled(
+        name=proxy.name,
+        listeners=listeners,
+        targets=targets,
+        core=core,
+        service=_service(loaded),
+        fixed=dict(_fixed(loaded, loaded.settings, ())),
+        remarks=loaded.remarks,
+    )
+
+
+def _service(loaded: Loaded) -> Service:
+    own = loaded.settings.supervisor
+    workers = own.workers if own.workers != "auto" else len(os.sched_getaffinity(0))
+    return Service(
+        file=str(loaded.file),
+        workers=min(workers, WORKERS_MAX),
+        runtime_dir=os.path.abspath(os.path.join(loaded.file.parent, own.runtime_dir)),  # noqa: PTH100
+        user=own.user,
+        shutdown_timeout_ms=own.shutdown_timeout,
+        orphan_timeout_ms=own.orphan_timeout,
+        log_format=loaded.settings.log.format,
+        log_level=loaded.settings.log.level,
+    )
+
+
+def _fixed(loaded: Loaded, section: BaseModel, path: Path) -> Iterator[tuple[str, Fixed]]:
+    """Find the settings of the service that only a restart changes."""
+    for name, info in type(section).model_fields.items():
+        here, value = (*path, name), getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _fixed(loaded, value, here)
+        elif reload_class(info) == "restart":
+            is_time = any(isinstance(each, Duration) for each in info.metadata)
+            text = format_duration(value) if is_time else str(value)
+            yield show_path(here), Fixed(text, str(loaded.sources.origin(here)))
 
 
 def _target(target: Target) -> TargetAddress:

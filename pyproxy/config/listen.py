@@ -54,6 +54,15 @@ class ListenAddress:
         return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
 
 
+def is_ip_address(text: str) -> bool:
+    """Return whether a host is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_listen(text: str, base: FilePath) -> ListenAddress:
     """Read one listen address; a relative socket path is relative to ``base``.
 

@@ -46,6 +46,7 @@ class Loaded:
     settings: Settings
     logins: tuple[Login, ...]
     remarks: tuple[str, ...]
+    sources: Sources
 
 
 def load(
@@ -71,7 +72,7 @@ def load(
             problems.append(problem)
     if problems:
         raise ConfigError(problems)
-    return Loaded(sources.file, settings, tuple(logins), tuple(remarks))
+    return Loaded(sources.file, settings, tuple(logins), tuple(remarks), sources)
 
 
 def _validate(sources: Sources) -> tuple[Settings | None, list[Problem], list[Path]]:

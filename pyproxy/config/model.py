@@ -7,26 +7,43 @@ on the path: ``rules.py``.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
+from pyproxy.config.sources import DEFAULT_RUNTIME_DIR
 from pyproxy.config.units import Duration
+from pyproxy.limits import WORKERS_MAX
 
 Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Field(min_length=1, max_length=63)]
+ReloadClass = Literal["live", "recycle", "restart"]
+"""What a reload does with a new value: it counts at once; for new server connections; it is refused
+until a restart."""
 Percent = Annotated[int, Field(ge=1, le=100)]
 
 
-def setting(default: Any, doc: str, *, later: str = "", **limits: Any) -> Any:
+def setting(
+    default: Any, doc: str, *, later: str = "", on_reload: ReloadClass = "live", **limits: Any
+) -> Any:
     """Describe one setting.
 
     ``default`` is written as the operator would write it (``...``: required), ``doc`` is its line
     in the reference, ``later`` says which part of the product will use a setting that has no effect
-    yet.
+    yet, ``on_reload`` what a reload does with a new value.
     """
     extra: dict[str, Any] = {"later": later} if later else {}
+    if on_reload != "live":
+        extra["reload"] = on_reload
     return Field(default, description=doc, json_schema_extra=extra, validate_default=True, **limits)
+
+
+def reload_class(info: FieldInfo) -> ReloadClass:
+    """Return what a reload does with a new value of a setting."""
+    extra = info.json_schema_extra
+    found: Any = extra.get("reload", "live") if isinstance(extra, dict) else "live"
+    return cast("ReloadClass", found)
 
 
 class Section(BaseModel):
@@ -38,18 +55,31 @@ class Section(BaseModel):
 class Supervisor(Section):
     """The process that binds the listeners and keeps the workers alive."""
 
-    workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = setting(
-        "auto", "Worker processes; auto = one per core.", later="many workers"
+    workers: Annotated[int, Field(ge=1, le=WORKERS_MAX)] | Literal["auto"] = setting(
+        "auto", "Worker processes; auto = one per core."
     )
-    runtime_dir: Text = setting("/run/pyproxy", "Directory of the pid file; made if missing.")
+    runtime_dir: Text = setting(
+        DEFAULT_RUNTIME_DIR,
+        "Directory of the pid file and of the sockets that the verbs use; made if missing.",
+        on_reload="restart",
+    )
     shutdown_timeout: Annotated[int, Duration("0s", "1d")] = setting(
         "120s", "Longest drain after SIGTERM; then the remaining clients are ended."
     )
-    user: Text = setting("", "Drop to this user after binding.")
-    orphan_timeout: Annotated[int, Duration("0s", "1d")] = setting(
-        "60s", "A worker without its supervisor serves on for this long and then drains."
+    user: Text = setting(
+        "",
+        "Drop to this user after binding. It must be able to read the configuration and the secret "
+        "files, or a reload is refused.",
+        on_reload="restart",
     )
-    io: Literal["auto", "io_uring", "epoll"] = setting("auto", "How the engine waits for sockets.")
+    orphan_timeout: Annotated[int, Duration("0s", "1d")] = setting(
+        "60s",
+        "A worker without its supervisor serves on for this long and then drains.",
+        on_reload="restart",
+    )
+    io: Literal["auto", "io_uring", "epoll"] = setting(
+        "auto", "How the engine waits for sockets.", on_reload="restart"
+    )
 
 
 class Admin(Section):
@@ -83,8 +113,12 @@ class Telemetry(Section):
 class Log(Section):
     """Log lines, on standard error."""
 
-    format: Literal["logfmt", "json", "text"] = setting("logfmt", "Form of a line.")
-    level: Literal["debug", "info", "warning", "error"] = setting("info", "Least level shown.")
+    format: Literal["logfmt", "json", "text"] = setting(
+        "logfmt", "Form of a line.", on_reload="restart"
+    )
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "Least level shown.", on_reload="restart"
+    )
 
 
 class Tls(Section):
@@ -156,7 +190,9 @@ class Pool(Section):
     max_lifetime: Annotated[int, Duration()] = setting(
         "24h", "A server is replaced after this, less up to 10 % at random; 0s = never."
     )
-    init_query: Text = setting("", "SQL run on each new server before its first client.")
+    init_query: Text = setting(
+        "", "SQL run on each new server before its first client.", on_reload="recycle"
+    )
     session_pinning_filters: list[Literal["EXCLUDE_VARIABLE_SETS"]] = setting(
         [], "Statements that shall not pin.", later="the state tracker"
     )
@@ -196,11 +232,15 @@ class Target(Section):
     """A database server. With several, the first that answers is used."""
 
     host: Annotated[str, Field(min_length=1, max_length=255)] = setting(
-        ..., "Name, address, or (starting with /) the directory of a Unix socket."
+        ...,
+        "Name, address, or (starting with /) the directory of a Unix socket.",
+        on_reload="recycle",
     )
-    port: Annotated[int, Field(ge=1, le=65535)] = setting(5432, "Port.")
+    port: Annotated[int, Field(ge=1, le=65535)] = setting(5432, "Port.", on_reload="recycle")
     tls: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = setting(
-        None, "Encryption towards it. Unset: disable on loopback and Unix, else verify-full."
+        None,
+        "Encryption towards it. Unset: disable on loopback and Unix, else verify-full.",
+        on_reload="recycle",
     )
 
 

@@ -16,7 +16,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pyproxy.config.model import Settings
+from pyproxy.config.model import Settings, reload_class
 from pyproxy.config.units import Duration
 
 _HEAD = """\
@@ -31,7 +31,11 @@ command line; `PYPROXY__SECTION__KEY` in the environment (`PYPROXY__PROXY__0__PO
 proxy's name in place of the number); `conf.d/*.toml` beside the file, the later name first (a
 `[[proxy]]` there merges with the one of the same name, other lists are replaced); the file; the
 default. Times are written `"250ms"`, `"30s"`, `"5m"`, `"24h"`. Relative paths are relative to the
-file.
+file. `pyproxy config show --origin` lists what counts and where it was written.
+
+`pyproxy reload` (or SIGHUP) takes a changed file over as a whole, or refuses it as a whole and says
+why. Most settings count at once; those marked *New servers* count for server connections made from
+then on; a change of one marked *Restart* is refused.
 
 A secret file (mode 0600, or it is refused) has a table a user:
 
@@ -46,6 +50,9 @@ server_user = "app_rw"              # where the database's user has another name
 it at start, and it is the database's password unless `server_password` says otherwise. With
 `scheme = "trust"` the secret is optional and only its server side counts.
 """
+
+
+_RELOAD = {"live": "", "recycle": " *New servers.*", "restart": " *Restart.*"}
 
 
 def reference() -> str:
@@ -77,7 +84,8 @@ def _table(fields: dict[str, FieldInfo]) -> Iterator[str]:
     for name, info in fields.items():
         extra = info.json_schema_extra
         later = str(extra.get("later", "")) if isinstance(extra, dict) else ""
-        doc = f"{info.description} *No effect before {later}.*" if later else info.description
+        doc = str(info.description) + (f" *No effect before {later}.*" if later else "")
+        doc += _RELOAD[reload_class(info)]
         yield f"| `{name}` | {_label(info)} | {_default(info)} | {doc} |"
 
 

@@ -17,6 +17,7 @@ from pyproxy.config.listen import ListenAddress, parse_listen
 from pyproxy.config.model import Pool, Proxy, Settings, Target
 from pyproxy.config.problems import Path, Problem, show_path
 from pyproxy.config.sources import Sources
+from pyproxy.limits import LISTENERS_MAX
 
 Finding = tuple[Path, str]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -42,8 +43,9 @@ def _global(settings: Settings) -> Iterator[Finding]:
         yield ("proxy",), "there is none; add a [[proxy]]"
     if len(settings.proxy) > 1:
         yield ("proxy", 1), "not available yet: a second [[proxy]]; run one service for each"
-    if settings.supervisor.user:
-        yield ("supervisor", "user"), "not available yet: start as the user it shall run as"
+    listening = sum(len(each.listen) for proxy in settings.proxy for each in proxy.endpoint)
+    if listening > LISTENERS_MAX:
+        yield ("proxy",), f"{listening} listen addresses; a service has at most {LISTENERS_MAX}"
     if settings.supervisor.io == "io_uring":
         yield ("supervisor", "io"), "not available yet: io_uring; use auto or epoll"
 

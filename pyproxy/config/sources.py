@@ -20,6 +20,8 @@ from pyproxy.config.problems import ConfigError, Origin, Path, Problem
 from pyproxy.limits import CONFIG_BYTES_MAX
 
 ENV_PREFIX = "PYPROXY__"
+DEFAULT_RUNTIME_DIR = "/run/pyproxy"
+"""Where verbs look for the service if nobody says otherwise; kept apart from pydantic for them."""
 _SCALAR = re.compile(r"true|false|[+-]?\d+(\.\d+)?|[\[\"'{].*", re.DOTALL)
 
 

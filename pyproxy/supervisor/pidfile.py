@@ -5,6 +5,7 @@ Not here: who reads it. Next on the path: ``listeners.py``.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -45,7 +46,8 @@ class PidFile:
 
     def remove(self) -> None:
         """Remove the file and give the lock back."""
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # given up rights may not reach the directory
+            self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
 
     def close_in_child(self) -> None:

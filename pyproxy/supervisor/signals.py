@@ -12,9 +12,14 @@ from collections import deque
 from types import FrameType
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-LATER = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Known to operators, without effect yet; their default would end the service without a drain."""
-HANDLED = STOPPING + LATER
+HANDLED = (
+    *STOPPING,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
 
 
 class SignalQueue:

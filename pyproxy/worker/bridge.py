@@ -1,7 +1,7 @@
 """Carries the engine's events into the hub: log lines, and the one question that the engine asks.
 
 The engine writes its eventfd when its ring was empty; one read then drains many events. Not here:
-any byte of a client. Next on the path: ``keys.py``.
+any byte of a client, any secret. Next on the path: `rust/engine`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from typing import Any, Protocol
 
 import gevent
 
-from pyproxy.config.compile import Compiled
 from pyproxy.limits import EVENTS_A_TURN
 from pyproxy.log import LEVELS, log_event
-from pyproxy.worker.keys import salted_password
 
 _log = logging.getLogger("pyproxy.worker")
 _READ = 1  # libev's EV_READ
@@ -43,22 +41,21 @@ class Engine(Protocol):
         """Take events: (kind, fields)."""
         ...
 
-    def set_server_keys(
-        self, credential: int, salt: bytes, iterations: int, salted_password: bytes, /
+    def derive_server_keys(
+        self, credential: int, epoch: int, salt: bytes, iterations: int, /
     ) -> None:
-        """Answer ``server_keys_needed``."""
+        """Answer ``server_keys_needed``; takes up to 50 ms of CPU."""
         ...
 
 
 class Bridge:
     """One engine's events in one hub."""
 
-    def __init__(self, engine: Engine, compiled: Compiled, on_wake: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, on_wake: Callable[[], None]) -> None:
         """Begin to watch; ``on_wake`` is called after each batch (the engine may have ended)."""
         self._engine = engine
-        self._compiled = compiled
         self._on_wake = on_wake
-        self._deriving: set[tuple[int, bytes, int]] = set()
+        self._deriving: set[tuple[int, int, bytes, int]] = set()
         self._watcher = gevent.get_hub().loop.io(engine.event_fd, _READ)
         self._watcher.start(self._on_ready)
 
@@ -87,7 +84,8 @@ class Bridge:
 
     def _handle(self, kind: str, fields: dict[str, Any]) -> None:
         if kind == "server_keys_needed":
-            wanted = (fields["credential"], bytes(fields["salt"]), fields["iterations"])
+            place = (fields["credential"], fields["epoch"])
+            wanted = (*place, bytes(fields["salt"]), fields["iterations"])
             if wanted not in self._deriving:
                 self._deriving.add(wanted)
                 gevent.spawn(self._derive, *wanted)
@@ -96,15 +94,17 @@ class Bridge:
         else:
             log_event(_log, _EVENT_LEVELS.get(kind, logging.INFO), kind, **fields)
 
-    def _derive(self, credential: int, salt: bytes, iterations: int) -> None:
-        """Derive one login's keys on a thread and hand them to the engine."""
+    def _derive(self, credential: int, epoch: int, salt: bytes, iterations: int) -> None:
+        """Have one login's keys derived on a thread; the engine holds the password itself.
+
+        The engine asks once a (credential, salt, iterations) and keeps the answer, so that a login
+        storm costs one derivation.
+        """
+        wanted = (credential, epoch, salt, iterations)
         try:
-            password = self._compiled.server_password(credential)
-            if password is None:
-                log_event(_log, logging.ERROR, "server_password_missing", credential=credential)
-                return
-            pool = gevent.get_hub().threadpool
-            keys = pool.apply(salted_password, (password, salt, iterations))
-            self._engine.set_server_keys(credential, salt, iterations, keys)
+            gevent.get_hub().threadpool.apply(self._engine.derive_server_keys, wanted)
+        except ValueError as error:
+            fields = {"credential": credential, "reason": error}
+            log_event(_log, logging.ERROR, "server_keys_not_derived", **fields)
         finally:
-            self._deriving.discard((credential, salt, iterations))
+            self._deriving.discard(wanted)

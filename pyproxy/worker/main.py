@@ -1,5 +1,8 @@
 """The worker's main thread: makes the engine after the fork, answers it, and ends it when told to.
 
+What happens when something dies: the engine's thread panics: the whole process ends, and the
+supervisor starts the next one. This thread hangs: the engine serves on, nothing is logged. The
+supervisor dies: the life pipe ends, the worker serves on for ``orphan_timeout`` and then drains.
 Not here: the sockets of clients and servers; they belong to the engine's thread. Next on the path:
 ``bridge.py``.
 """
@@ -7,81 +10,94 @@ Not here: the sockets of clients and servers; they belong to the engine's thread
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import gevent
 from gevent.event import Event
 
 from pyproxy import _core, exitcodes
-from pyproxy.config.compile import Compiled
-from pyproxy.config.model import Supervisor
-from pyproxy.limits import INTERRUPT_DRAIN_S, WATCH_S
+from pyproxy.lifepipe import LifeWatch
+from pyproxy.limits import WATCH_S
 from pyproxy.log import log_event
+from pyproxy.plainsocket import close_now
 from pyproxy.worker.bridge import Bridge
-from pyproxy.worker.targets import probe_all, resolve_all
 
-_WORKER = 0  # this worker's number; there is one so far
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _log = logging.getLogger("pyproxy.worker")
 
 
-def run_worker(
-    compiled: Compiled,
-    listeners: Sequence[tuple[int, bool]],
-    limits: Supervisor,
-    generation: int,
-) -> int:
+@dataclass(frozen=True)
+class WorkerKit:
+    """What the supervisor gives a worker; descriptors are inherited, times are in seconds.
+
+    ``worker`` is its number (0–63), ``incarnation`` counts all starts of workers from 1, ``epoch``
+    is that of the settings in ``settings_fd``, ``listeners`` are (listener id, descriptor, whether
+    it is a Unix socket).
+    """
+
+    name: str
+    page: _core.Page
+    worker: int
+    incarnation: int
+    epoch: int
+    settings_fd: int
+    listeners: list[tuple[int, int, bool]]
+    inbox: int
+    outboxes: list[int]
+    life_fd: int
+    last_words_fd: int
+    orphan_s: float
+    shutdown_s: float
+
+
+def run_worker(kit: WorkerKit) -> int:
     """Serve until told to stop; return the exit code.
 
-    Runs in a fresh child with SIGTERM, SIGINT and SIGQUIT blocked. ``listeners`` are inherited
-    descriptors, ``generation`` counts from 1. Returns 0 after a stop that was asked for, 70 if the
-    engine ended by itself, 78 if the engine does not take the configuration.
+    Runs in a fresh child with the service's signals blocked. Returns 0 after a stop that was asked
+    for, 70 if the engine ended by itself, 78 if the engine does not take the settings.
     """
-    return _Worker(compiled, listeners, limits, generation).run()
+    return _Worker(kit).run()
 
 
 class _Worker:
     """One worker's life: START -> SERVING -> (STOPPING) -> the engine has ended -> exit code."""
 
-    def __init__(
-        self,
-        compiled: Compiled,
-        listeners: Sequence[tuple[int, bool]],
-        limits: Supervisor,
-        generation: int,
-    ) -> None:
-        self.compiled = compiled
-        self.listeners = list(listeners)
-        self.limits = limits
-        self.generation = generation
-        self.parent = os.getppid()
+    def __init__(self, kit: WorkerKit) -> None:
+        self.kit = kit
         self.engine: _core.Engine | None = None
         self.ended = Event()
         self.exit_code = exitcodes.OK
         self.stopping = False
+        self.orphaned = False
 
     def run(self) -> int:
+        _core.set_panic_file(self.kit.last_words_fd)
+        self.start()
         for number in _SIGNALS:
             gevent.signal_handler(number, self.on_signal, number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        gevent.spawn(self.start)
+        LifeWatch(self.kit.life_fd, self.on_orphaned)
         gevent.spawn(self.watch)
         self.ended.wait()
         return self.exit_code
 
     def start(self) -> None:
-        """Resolve the targets, then make and start the engine."""
-        addresses = resolve_all(self.compiled.targets)
-        if self.stopping:
-            return
-        config = self.compiled.for_worker(_WORKER, self.generation, addresses)
+        """Make and start the engine, and give it all it inherited."""
+        kit = self.kit
         try:
-            self.engine = _core.Engine(config, self.listeners)
-            self.bridge = Bridge(self.engine, self.compiled, self.look)
-            self.engine.start()
+            engine = _core.Engine(
+                kit.page,
+                kit.worker,
+                kit.incarnation,
+                kit.epoch,
+                kit.settings_fd,
+                kit.listeners,
+                kit.inbox,
+                kit.outboxes,
+            )
+            self.bridge = Bridge(engine, self.look)
+            engine.start()
         except ValueError as error:
             log_event(_log, logging.ERROR, "configuration_refused", reason=error)
             self.end(exitcodes.CONFIG)
@@ -89,44 +105,47 @@ class _Worker:
             _log.exception("engine_not_started")
             self.end(exitcodes.WORKER_FAILED)
         else:
-            log_event(_log, logging.INFO, "serving", proxy=self.compiled.name)
-            gevent.spawn(probe_all, self.compiled.targets)
+            self.engine = engine
+            fields = {"worker": kit.worker, "epoch": kit.epoch}
+            log_event(_log, logging.INFO, "serving", proxy=kit.name, **fields)
+        # The engine has copies of its own; a listener that it closes must not stay open here.
+        for descriptor in (kit.settings_fd, kit.inbox, *kit.outboxes):
+            close_now(descriptor)
+        for _number, descriptor, _unix in kit.listeners:
+            close_now(descriptor)
 
     def on_signal(self, number: signal.Signals) -> None:
-        """TERM and INT drain; QUIT, or a second one, ends the clients at once."""
+        """Drain on TERM and INT, for as long as the supervisor lets it; end at once on QUIT."""
         if self.engine is None:
-            self.stopping = True
-            self.end(exitcodes.OK)
+            self.end(self.exit_code)
         elif self.stopping or number == signal.SIGQUIT:
             self.stopping = True
             self.engine.stop_now()
         else:
-            drain_s = self.limits.shutdown_timeout / 1000
-            self.drain(min(drain_s, INTERRUPT_DRAIN_S) if number == signal.SIGINT else drain_s)
+            self.drain()
 
-    def drain(self, drain_s: float) -> None:
-        """Let each client end at its next idle point; after ``drain_s`` seconds end the rest."""
+    def drain(self) -> None:
+        """Let each client end at its next idle point."""
         if self.engine is None:
-            self.end(exitcodes.OK)
             return
         self.stopping = True
         self.engine.stop()
-        gevent.spawn_later(drain_s, self.engine.stop_now)
+        if self.orphaned:  # nobody else ends what does not end by itself
+            gevent.spawn_later(self.kit.shutdown_s, self.engine.stop_now)
+
+    def on_orphaned(self) -> None:
+        """Serve on for a while without the supervisor, then drain."""
+        self.orphaned = True
+        drain_in_s = 0.0 if self.stopping else self.kit.orphan_s
+        log_event(_log, logging.ERROR, "supervisor_gone", drain_in_s=drain_in_s)
+        gevent.sleep(drain_in_s)
+        self.drain()
 
     def watch(self) -> None:
-        """Look after what gives no event: an engine that is gone, a supervisor that is gone."""
-        orphan_since: float | None = None
+        """Look whether the engine lives: a thread that is gone rings no bell."""
         while True:
             gevent.sleep(WATCH_S)
             self.look()
-            if os.getppid() == self.parent or self.stopping:
-                continue
-            if orphan_since is None:
-                orphan_since = time.monotonic()
-                drain_in_ms = self.limits.orphan_timeout
-                log_event(_log, logging.ERROR, "supervisor_gone", drain_in_ms=drain_in_ms)
-            elif time.monotonic() - orphan_since >= self.limits.orphan_timeout / 1000:
-                self.drain(self.limits.shutdown_timeout / 1000)
 
     def look(self) -> None:
         """End the worker if its engine has ended."""

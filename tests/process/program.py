@@ -1,69 +1,100 @@
-"""A program around the arbiter whose worker behaves as the first argument says.
+"""The `pyproxy` command on the stand-in engine, with workers that behave as the first word says.
 
-Run by `test_arbiter.py`; not a test itself. Next on the path: `test_arbiter.py`.
+Run by the tests of this folder; not a test itself. `good` workers are the product's own. Next on
+the path: `test_arbiter.py`.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from functools import partial
+from typing import Any
 
 import gevent.monkey
 
 gevent.monkey.patch_all()
 
-from pyproxy.log import set_up_logging  # noqa: E402 - after the patches, as in the product
-from pyproxy.supervisor.arbiter import Arbiter  # noqa: E402
+from pyproxy import _core  # noqa: E402 - after the patches, as in the product
+from pyproxy.supervisor import run as service  # noqa: E402
+from pyproxy.supervisor.nursery import Mains  # noqa: E402
+from pyproxy.worker.main import WorkerKit, run_worker  # noqa: E402
+from tests.process import stand_in  # noqa: E402
 
 
-def wait() -> signal.Signals:
-    """Wait for one of the signals that the supervisor passes on; they are blocked here."""
-    return signal.Signals(signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}))
+def wait(kit: WorkerKit) -> signal.Signals:
+    """Look alive, then wait for one of the signals that the supervisor passes on."""
+    for name, value in (("incarnation", kit.incarnation), ("epoch", kit.epoch), ("alive", 1)):
+        page: Any = kit.page
+        page.put(kit.worker, name, value)
+    told = signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+    print(f"told {signal.Signals(told).name} in {kit.incarnation}", flush=True)
+    return signal.Signals(told)
 
 
-def polite(generation: int) -> int:
-    """End with 0 on SIGTERM or SIGINT."""
-    print(f"told {wait().name} in {generation}", flush=True)
+def good(kit: WorkerKit) -> int:
+    """Serve as the product does."""
+    return run_worker(kit)
+
+
+def polite(kit: WorkerKit) -> int:
+    """End with 0 on the first signal."""
+    wait(kit)
     return 0
 
 
-def slow(generation: int) -> int:
+def slow(kit: WorkerKit) -> int:
     """Drain for ever on the first signal, end on SIGQUIT."""
-    while (told := wait()) != signal.SIGQUIT:
-        print(f"told {told.name} in {generation}", flush=True)
+    while wait(kit) != signal.SIGQUIT:
+        pass
     return 0
 
 
-def deaf(_generation: int) -> int:
+def deaf(kit: WorkerKit) -> int:
     """Ignore everything but SIGKILL."""
     while True:
-        wait()
+        wait(kit)
 
 
-def crash(_generation: int) -> int:
+def crash(_kit: WorkerKit) -> int:
     """End at once with an error."""
     return 1
 
 
-def refuse(_generation: int) -> int:
+def crash_second(kit: WorkerKit) -> int:
+    """End with an error in worker 1; worker 0 serves."""
+    return 1 if kit.worker == 1 else run_worker(kit)
+
+
+def refuse(_kit: WorkerKit) -> int:
     """Say that the configuration cannot work."""
     return 78
 
 
-def raise_error(_generation: int) -> int:
+def raise_error(_kit: WorkerKit) -> int:
     """Fail with an exception."""
     raise ValueError("a bug")
 
 
+def abort(_kit: WorkerKit) -> int:
+    """Fail as a panic does."""
+    os.abort()
+
+
 def main() -> None:
-    """Run the arbiter with the worker that is asked for."""
-    set_up_logging("logfmt", "info")
-    worker = globals()[sys.argv[1]]
-    drain_ms = int(sys.argv[2])
-    arbiter = Arbiter(
-        worker, shutdown_timeout_ms=drain_ms, on_stop=lambda: print("closed", flush=True)
-    )
-    sys.exit(arbiter.run())
+    """Run the command with the worker that is asked for."""
+    behaviour = sys.argv.pop(1)
+    replaced: Any = _core
+    replaced.Page, replaced.Engine = stand_in.Page, stand_in.Engine
+    replaced.set_panic_file = lambda _fd: None
+    mains = Mains(globals()[behaviour], service.MAINS.controller, service.MAINS.admin)
+    replaced = service
+    replaced.run_service = partial(service.run_service, mains=mains)
+
+    from pyproxy.commands import cli
+
+    cli(prog_name="pyproxy")
 
 
 if __name__ == "__main__":

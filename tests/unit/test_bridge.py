@@ -9,18 +9,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.monkey
 import pytest
 
-from pyproxy.config.compile import Compiled
 from pyproxy.limits import EVENTS_A_TURN
 from pyproxy.worker.bridge import Bridge
-from pyproxy.worker.keys import salted_password
-from tests.unit.test_config_check import GOOD
-from tests.unit.test_config_compile import compiled
 
 Event = tuple[str, dict[str, Any]]
 
@@ -32,7 +28,9 @@ class StandIn:
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.ring: list[Event] = []
         self.drained: list[int] = []
-        self.keys: list[tuple[int, bytes, int, bytes]] = []
+        self.derived: list[tuple[int, int, bytes, int]] = []
+        self.threads: set[int] = set()
+        self.knows_password = True
 
     def push(self, *events: Event) -> None:
         self.ring.extend(events)
@@ -43,16 +41,13 @@ class StandIn:
         self.drained.append(len(taken))
         return taken
 
-    def set_server_keys(
-        self, credential: int, salt: bytes, iterations: int, salted_password: bytes, /
+    def derive_server_keys(
+        self, credential: int, epoch: int, salt: bytes, iterations: int, /
     ) -> None:
-        self.keys.append((credential, salt, iterations, salted_password))
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Compiled:
-    """A configuration whose one user has the server password ``x``."""
-    return compiled(tmp_path, GOOD)
+        self.threads.add(gevent.monkey.get_original("threading", "get_ident")())
+        self.derived.append((credential, epoch, salt, iterations))
+        if not self.knows_password:
+            raise ValueError("no password")
 
 
 @pytest.fixture
@@ -72,11 +67,11 @@ def turn_until(condition: Any) -> None:
 
 
 def test_events_become_log_lines_without_their_kind_being_known(
-    engine: StandIn, held: Compiled, caplog: pytest.LogCaptureFixture
+    engine: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "pyproxy.worker")
     woken: list[int] = []
-    bridge = Bridge(engine, held, lambda: woken.append(1))
+    bridge = Bridge(engine, lambda: woken.append(1))
     engine.push(
         ("login_failed", {"peer": "127.0.0.1", "user": "app", "reason": "no such user"}),
         ("log", {"level": "error", "text": "accept paused"}),
@@ -93,30 +88,31 @@ def test_events_become_log_lines_without_their_kind_being_known(
 
 
 def test_server_keys_are_derived_off_the_hub_and_once_for_the_same_question(
-    engine: StandIn, held: Compiled
+    engine: StandIn,
 ) -> None:
-    bridge = Bridge(engine, held, lambda: None)
-    question = {"credential": 0, "salt": [1] * 16, "iterations": 4096}
+    bridge = Bridge(engine, lambda: None)
+    question = {"credential": 0, "epoch": 3, "salt": [1] * 16, "iterations": 4096}
     engine.push(("server_keys_needed", question), ("server_keys_needed", question))
-    turn_until(lambda: engine.keys)
+    turn_until(lambda: engine.derived)
     bridge.close()
-    salt = bytes([1] * 16)
-    assert engine.keys == [(0, salt, 4096, salted_password("x", salt, 4096))]
+    assert engine.derived == [(0, 3, bytes([1] * 16), 4096)]
+    assert gevent.monkey.get_original("threading", "get_ident")() not in engine.threads
 
 
-def test_a_question_without_a_password_is_logged_and_not_answered(
-    engine: StandIn, held: Compiled, caplog: pytest.LogCaptureFixture
+def test_a_question_without_a_password_is_logged(
+    engine: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bridge = Bridge(engine, held, lambda: None)
-    engine.push(("server_keys_needed", {"credential": 7, "salt": b"s", "iterations": 1}))
+    engine.knows_password = False
+    bridge = Bridge(engine, lambda: None)
+    question = {"credential": 7, "epoch": 1, "salt": b"s", "iterations": 1}
+    engine.push(("server_keys_needed", question))
     turn_until(lambda: caplog.records)
     bridge.close()
-    assert caplog.records[0].getMessage() == "server_password_missing"
-    assert engine.keys == []
+    assert caplog.records[0].getMessage() == "server_keys_not_derived"
 
 
-def test_a_flood_is_taken_in_bounded_parts(engine: StandIn, held: Compiled) -> None:
-    bridge = Bridge(engine, held, lambda: None)
+def test_a_flood_is_taken_in_bounded_parts(engine: StandIn) -> None:
+    bridge = Bridge(engine, lambda: None)
     engine.push(*[("unpinned", {"client": n}) for n in range(3 * EVENTS_A_TURN + 1)])
     turn_until(lambda: not engine.ring)
     bridge.close()

@@ -5,17 +5,17 @@ Not here: whether the core takes it (`../process/test_run.py`). Next on the path
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyproxy.config.compile import Compiled, TargetAddress, compile_config
+from pyproxy.config.compile import compile_config
+from pyproxy.config.compiled import Compiled, TargetAddress
 from pyproxy.config.load import load
 from pyproxy.config.reference import reference
 from pyproxy.saslprep import saslprep
-from pyproxy.worker.keys import salted_password
 from tests.unit.test_config_check import GOOD, VERIFIER, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,25 +85,47 @@ def test_trust_may_know_a_server_password(tmp_path: Path) -> None:
     assert credential["server_password"] is None
 
 
-def test_a_worker_adds_its_number_and_the_addresses(tmp_path: Path) -> None:
-    told = json.loads(compiled(tmp_path).for_worker(3, 9, [{"tcp": "127.0.0.1:5432"}]))
-    assert (told["worker"], told["worker_generation"]) == (3, 9)
-    assert told["targets"] == [{"tcp": "127.0.0.1:5432"}]
-    assert told["name"] == "orders"
+def test_a_compiled_configuration_survives_its_way_between_processes(tmp_path: Path) -> None:
+    held = compiled(tmp_path, GOOD.replace('"run"', '"run"\nworkers = 3\nuser = "nobody"'))
+    assert Compiled.from_json(held.to_json()) == held
+    assert (held.service.workers, held.service.user) == (3, "nobody")
+    assert held.service.runtime_dir == str(tmp_path / "run")
 
 
 def test_a_compiled_configuration_shows_no_secret(tmp_path: Path) -> None:
     held = compiled(tmp_path, secret='[app]\npassword = "hunter2"\n')
     assert "hunter2" not in repr(held)
     assert "SCRAM" not in repr(held)
-    assert held.server_password(0) == "hunter2"
-    assert held.server_password(1) is None
+    assert "hunter2" in held.to_json()
+
+
+def test_what_only_a_restart_changes_is_told_with_its_place(tmp_path: Path) -> None:
+    old = compiled(tmp_path)
+    changed = GOOD.replace('"run"', '"elsewhere"\nworkers = 3\norphan_timeout = "5s"')
+    lines = old.restart_needed(compiled(tmp_path, changed))
+    file = tmp_path / "pyproxy.toml"
+    assert lines == [
+        f"{file}:2: supervisor.runtime_dir: only a restart changes it (now run, here elsewhere)",
+        f"{file}:4: supervisor.orphan_timeout: only a restart changes it (now 1m, here 5s)",
+    ]
+    assert old.restart_needed(old) == []
+
+
+def test_auto_workers_are_one_per_core(tmp_path: Path) -> None:
+    assert compiled(tmp_path).service.workers == len(os.sched_getaffinity(0))
 
 
 def test_targets_are_written_as_people_know_them() -> None:
     assert str(TargetAddress("db1", 5432)) == "db1:5432"
     assert str(TargetAddress("::1", 5432)) == "[::1]:5432"
     assert str(TargetAddress("/run/pg/", 5433)) == "/run/pg/.s.PGSQL.5433"
+
+
+def test_only_names_need_a_resolver() -> None:
+    assert TargetAddress("db1", 5432).literal() is None
+    assert TargetAddress("::1", 5432).literal() == {"tcp": "[::1]:5432"}
+    assert TargetAddress("127.0.0.1", 5432).literal() == {"tcp": "127.0.0.1:5432"}
+    assert TargetAddress("/run/pg", 5433).literal() == {"unix": "/run/pg/.s.PGSQL.5433"}
 
 
 @pytest.mark.parametrize(
@@ -121,13 +143,6 @@ def test_targets_are_written_as_people_know_them() -> None:
 )
 def test_passwords_are_prepared_as_rfc_4013_says(password: str, prepared: bytes) -> None:
     assert saslprep(password) == prepared
-
-
-def test_the_salted_password_is_that_of_rfc_7677() -> None:
-    salt = bytes.fromhex("5b6d99689d12358eec2c4b12141236fa81")[:16]
-    derived = salted_password("pencil", salt, 4096)
-    assert len(derived) == 32
-    assert derived == salted_password("pen\u00adcil", salt, 4096)
 
 
 def test_the_reference_is_written_from_the_settings() -> None:

@@ -48,8 +48,9 @@ def test_tcp_and_unix_listeners_take_connections(
     socket.create_connection(("127.0.0.1", port)).close()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-    assert [is_unix for _, is_unix in listeners.descriptors()] == [False, True]
-    assert all(not os.get_blocking(number) for number, _ in listeners.descriptors())
+    offered = listeners.offered([tcp("127.0.0.1", port), ListenAddress(unix=str(path))])
+    assert [(number, unix) for number, _, unix in offered] == [(1, False), (2, True)]
+    assert all(not os.get_blocking(descriptor) for _, descriptor, _ in offered)
     assert path.stat().st_mode & 0o777 == 0o777
     listeners.close()
     assert not path.exists()
@@ -57,7 +58,8 @@ def test_tcp_and_unix_listeners_take_connections(
 
 def test_ipv4_and_ipv6_may_share_a_port(bind: Callable[..., Listeners]) -> None:
     port = free_port()
-    assert len(bind(tcp("127.0.0.1", port), tcp("::", port)).descriptors()) == 2
+    addresses = [tcp("127.0.0.1", port), tcp("::", port)]
+    assert len(bind(*addresses).offered(addresses)) == 2
 
 
 def test_a_port_in_use_ends_with_69_and_closes_the_others(bind: Callable[..., Listeners]) -> None:
@@ -107,6 +109,39 @@ def test_a_successors_socket_is_left_alone_on_close(
     bind(ListenAddress(unix=str(path)))
     first.close()
     assert path.exists()
+
+
+def test_what_stays_keeps_its_socket_and_number_when_others_come_and_go(
+    bind: Callable[..., Listeners],
+) -> None:
+    stays, goes, comes = (tcp("127.0.0.1", free_port()) for _ in range(3))
+    listeners = bind(stays, goes)
+    before = listeners.offered([stays])
+    assert listeners.bind([stays, comes]) == [comes]
+    assert listeners.retire([stays, comes]) == [goes]
+    assert listeners.offered([stays, goes]) == before
+    assert [number for number, _, _ in listeners.offered([comes])] == [3]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", goes.port))
+    socket.create_connection(("127.0.0.1", comes.port)).close()
+
+
+def test_a_change_that_fails_leaves_everything_as_it_was(bind: Callable[..., Listeners]) -> None:
+    old, new = tcp("127.0.0.1", free_port()), tcp("127.0.0.1", free_port())
+    listeners = bind(old)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bad = tcp("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(OperatorError, match="another process listens there"):
+            listeners.bind([new, bad])
+    assert len(listeners.offered([old, new, bad])) == 1
+    bind(new)
+
+
+def test_an_address_that_ours_still_holds_is_told_as_such(bind: Callable[..., Listeners]) -> None:
+    old = tcp("127.0.0.1", free_port())
+    listeners = bind(old)
+    with pytest.raises(OperatorError, match=f"{old} is in the way until it is closed"):
+        listeners.bind([tcp("0.0.0.0", old.port)])
 
 
 def test_a_second_service_is_kept_out_of_the_runtime_directory(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Turns configured targets into addresses, and says early if one does not answer.
 
-Not here: choosing among targets (the core does, by preference) and watching them. Next on the path:
-``main.py``.
+Not here: choosing among addresses (the core does, by preference) and watching them. Next on the
+path: ``../supervisor/epochs.py``.
 """
 
 from __future__ import annotations
@@ -13,34 +13,45 @@ from collections.abc import Iterable
 import gevent
 from gevent import socket as gevent_socket
 
-from pyproxy.config.compile import TargetAddress
-from pyproxy.limits import RESOLVE_RETRY_S, TARGET_PROBE_S
+from pyproxy.config.compiled import Address, TargetAddress, show_endpoint
+from pyproxy.limits import TARGET_PROBE_S
 from pyproxy.log import log_event
 
-_log = logging.getLogger("pyproxy.worker")
+_log = logging.getLogger("pyproxy.controller")
 
 
-def resolve_all(targets: Iterable[TargetAddress]) -> list[dict[str, str]]:
-    """Resolve every target, by preference; wait until at least one has an address.
+class Resolver:
+    """Resolves targets, and tells each name that cannot be resolved once, until it can again."""
 
-    Each name that cannot be resolved is told once. Blocks only the calling greenlet.
-    """
-    told: set[TargetAddress] = set()
-    while True:
-        addresses: list[dict[str, str]] = []
+    def __init__(self) -> None:
+        """Start without having told anything."""
+        self._told: set[TargetAddress] = set()
+
+    def resolve(self, targets: Iterable[TargetAddress]) -> dict[TargetAddress, list[Address]]:
+        """Return the addresses of each target that has some; blocks only the calling greenlet."""
+        found = {}
         for target in targets:
             try:
-                addresses += [each for each in _resolve(target) if each not in addresses]
+                found[target] = resolve(target)
+                self._told.discard(target)
             except OSError as error:
-                if target not in told:
-                    told.add(target)
+                if target not in self._told:
+                    self._told.add(target)
                     hint = "check the name and the resolver; trying again"
                     reason = error.strerror or str(error)
                     fields = {"target": target, "reason": reason, "hint": hint}
                     log_event(_log, logging.ERROR, "target_unresolved", **fields)
-        if addresses:
-            return addresses
-        gevent.sleep(RESOLVE_RETRY_S)
+        return found
+
+
+def resolve(target: TargetAddress) -> list[Address]:
+    """Return the addresses of one target, the system's preference first; raises ``OSError``."""
+    literal = target.literal()
+    if literal is not None:
+        return [literal]
+    found = gevent_socket.getaddrinfo(target.host, target.port, 0, socket.SOCK_STREAM)
+    addresses = [{"tcp": show_endpoint(str(each[0]), target.port)} for *_, each in found]
+    return [each for index, each in enumerate(addresses) if each not in addresses[:index]]
 
 
 def probe_all(targets: Iterable[TargetAddress]) -> None:
@@ -54,17 +65,6 @@ def probe_all(targets: Iterable[TargetAddress]) -> None:
             reason = error.strerror or str(error)
             fields = {"target": target, "reason": reason, "hint": hint}
             log_event(_log, logging.ERROR, "target_unreachable", **fields)
-
-
-def _resolve(target: TargetAddress) -> list[dict[str, str]]:
-    if target.host.startswith("/"):
-        return [{"unix": target.unix_path()}]
-    found = gevent_socket.getaddrinfo(target.host, target.port, 0, socket.SOCK_STREAM)
-    return [{"tcp": _show(str(address[0]), target.port)} for *_, address in found]
-
-
-def _show(ip: str, port: int) -> str:
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
 def _connect(target: TargetAddress) -> None:

@@ -1,0 +1,217 @@
+"""The settings that engines run with: one JSON text an epoch, in a sealed memfd, told to all.
+
+What a publication holds: the compiled configuration, the targets' addresses, what is paused, which
+servers are to be replaced. A worker that starts takes the newest one; a running one is told by mail
+and stores the epoch's number in its page entry, which is the acknowledgement. If a worker dies in
+between, its successor starts with the newest; if the supervisor dies, each worker goes on with the
+one it has, which is whole. Passwords are in these texts and in no other place. Not here: why
+something is published (``reload.py``, ``operator.py``). Next on the path: ``arbiter.py``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from pyproxy import _core, mail
+from pyproxy.config.compiled import Address, Compiled, TargetAddress
+from pyproxy.errors import OperatorError
+from pyproxy.limits import PAUSED_MAX
+from pyproxy.log import log_event
+from pyproxy.supervisor.boxes import Boxes
+from pyproxy.supervisor.children import Child
+from pyproxy.supervisor.listeners import Listeners
+
+ALL = "*"
+"""Stands for every database."""
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_log = logging.getLogger("pyproxy.supervisor")
+
+
+def settings_text(
+    compiled: Compiled,
+    *,
+    addresses: Mapping[TargetAddress, Sequence[Address]],
+    paused: Iterable[str],
+    reconnect: Mapping[str, int],
+    workers: int,
+) -> str:
+    """Write one epoch's settings; the fields are those of `rust/core/src/config.rs`.
+
+    ``addresses`` is what the controller found for names, ``paused`` and ``reconnect`` (database to
+    serial) have database names or ``"*"``, ``workers`` (1–64) is how many share the budget.
+    """
+    targets: list[Address] = []
+    for target in compiled.targets:
+        literal = target.literal()
+        found = addresses.get(target, ()) if literal is None else [literal]
+        targets += [each for each in found if each not in targets]
+    own = {
+        "targets": targets,
+        "paused": sorted(paused),
+        "reconnect": sorted(reconnect.items()),
+        "workers": workers,
+    }
+    return json.dumps({**compiled.core, **own})
+
+
+def seal(text: str) -> int:
+    """Put a text into a memfd that nobody can change any more; return its descriptor."""
+    descriptor = os.memfd_create("pyproxy settings", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    raw = memoryview(text.encode())
+    while raw:
+        raw = raw[os.write(descriptor, raw) :]
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    return descriptor
+
+
+class Epochs:
+    """The newest settings, and which worker has been told of them."""
+
+    def __init__(
+        self, compiled: Compiled, listeners: Listeners, page: _core.Page, boxes: Boxes
+    ) -> None:
+        """Publish epoch 1; the listeners of ``compiled`` are bound."""
+        self.compiled = compiled
+        self.workers = compiled.service.workers
+        self.paused: set[str] = set()
+        self.number = 0
+        self.listeners = listeners
+        self._page = page
+        self._boxes = boxes
+        self._addresses: dict[TargetAddress, list[Address]] = {}
+        self._reconnect: dict[str, int] = {}
+        self._settings = -1
+        self._told: dict[int, tuple[int, int]] = {}  # worker: (its incarnation, the epoch)
+        self.publish()
+
+    @property
+    def settings_fd(self) -> int:
+        """The newest settings."""
+        return self._settings
+
+    def offered(self) -> list[tuple[int, int, bool]]:
+        """Return the listeners of the newest epoch: (listener id, descriptor, is Unix)."""
+        return self.listeners.offered(self.compiled.listeners)
+
+    def names(self) -> list[TargetAddress]:
+        """Return the targets that need a resolver."""
+        return [target for target in self.compiled.targets if target.literal() is None]
+
+    def addresses(self) -> dict[str, list[str]]:
+        """Return what is known of each target, for people."""
+        known: dict[str, list[str]] = {}
+        for target in self.compiled.targets:
+            literal = target.literal()
+            found = self._addresses.get(target, []) if literal is None else [literal]
+            known[str(target)] = [text for each in found for text in each.values()]
+        return known
+
+    def adopt(self, compiled: Compiled) -> int:
+        """Publish another configuration, whose listeners are bound; return the epoch."""
+        if compiled.service.workers != self.compiled.service.workers:
+            self.workers = compiled.service.workers
+        self.compiled = compiled
+        return self.publish()
+
+    def set_workers(self, workers: int) -> int:
+        """Publish another number of workers; return the epoch."""
+        self.workers = workers
+        return self.publish()
+
+    def set_addresses(self, found: Mapping[TargetAddress, list[Address]]) -> int | None:
+        """Publish what the controller resolved; return the epoch, or None if nothing is new.
+
+        The order in which a name server lists the same addresses says nothing. A name that is
+        missing here keeps the addresses that it had.
+        """
+        changed = False
+        for target, addresses in found.items():
+            known = self._addresses.get(target, [])
+            same = len(known) == len(addresses) and all(each in known for each in addresses)
+            if target in self.compiled.targets and not same:
+                self._addresses[target] = addresses
+                changed = True
+        return self.publish() if changed else None
+
+    def pause(self, database: str) -> int:
+        """Publish that a database (or ``"*"``) takes no new work; return the epoch.
+
+        Raises ``OperatorError`` if too many are paused.
+        """
+        if len(self.paused) >= PAUSED_MAX and database not in self.paused:
+            raise OperatorError(f"{PAUSED_MAX} databases are paused already; pause all", 1)
+        self.paused.add(database)
+        return self.publish()
+
+    def resume(self, database: str) -> int:
+        """Publish that a database, or with ``"*"`` everything, goes on; return the epoch.
+
+        Raises ``OperatorError`` if that cannot be said so.
+        """
+        if database == ALL:
+            self.paused.clear()
+        elif database in self.paused:
+            self.paused.remove(database)
+        elif ALL in self.paused:
+            raise OperatorError("everything is paused; resume everything", 1)
+        else:
+            raise OperatorError(f"database {database!r} is not paused", 1)
+        return self.publish()
+
+    def reconnect(self, database: str) -> int:
+        """Publish that a database's servers (``"*"``: all) are replaced as they get idle."""
+        if database == ALL or len(self._reconnect) >= PAUSED_MAX:
+            self._reconnect.clear()
+            database = ALL
+        self._reconnect[database] = self.number + 1
+        return self.publish()
+
+    def publish(self) -> int:
+        """Make the next epoch of what is set now; ``tell`` brings it to a worker."""
+        text = settings_text(
+            self.compiled,
+            addresses=self._addresses,
+            paused=self.paused,
+            reconnect=self._reconnect,
+            workers=self.workers,
+        )
+        settings = seal(text)
+        if self._settings >= 0:
+            os.close(self._settings)
+        self._settings = settings
+        self._page.set_limit(self.compiled.connections_max, self.compiled.connections_percent)
+        self.number += 1
+        log_event(_log, logging.DEBUG, "epoch", number=self.number)
+        return self.number
+
+    def born_with(self, worker: int, incarnation: int) -> None:
+        """Note that a worker was forked with the newest epoch."""
+        self._told[worker] = (incarnation, self.number)
+
+    def tell(self, workers: Iterable[Child]) -> None:
+        """Tell each worker that does not know the newest epoch; a full inbox gets it later."""
+        offered = self.offered()
+        text = mail.epoch(self.number, [(number, unix) for number, _, unix in offered])
+        descriptors = [self._settings, *(descriptor for _, descriptor, _ in offered)]
+        for child in workers:
+            worker, now = child.role.worker, (child.incarnation, self.number)
+            if worker is None or self._told.get(worker) == now:
+                continue
+            if self._boxes.send(worker, text, descriptors):
+                self._told[worker] = now
+
+    def lagging(self, workers: Iterable[Child], epoch: int) -> list[int]:
+        """Return the workers (numbers) whose engines do not run with ``epoch`` or a later one."""
+        late = []
+        for child in workers:
+            worker = child.role.worker
+            if worker is None:
+                continue
+            view = self._page.worker(worker)
+            if view["incarnation"] != child.incarnation or view["epoch"] < epoch:
+                late.append(worker)
+        return late
