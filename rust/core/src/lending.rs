@@ -220,6 +220,12 @@ impl Core {
         self.ledger.set_idle(self.idle_servers);
     }
 
+    /// Keeps the numbers of servers, which other workers and the supervisor see.
+    pub(crate) fn count_servers(&self) {
+        self.ledger.set_servers(self.servers.len());
+        self.count_paused();
+    }
+
     fn put_to_rest(&mut self, server_id: ServerId, pool_id: PoolId, now: Now) {
         let Some(pool) = self.pools.get_mut(pool_id) else { return };
         pool.idle.push(server_id);
@@ -344,7 +350,7 @@ impl Core {
         };
         let server = Server::new(pool_id, permit, Rc::clone(address), now, expires);
         let id = self.servers.insert_with(|_| server);
-        self.ledger.set_servers(self.servers.len());
+        self.count_servers();
         if let Some(server) = self.servers.get_mut(id) {
             server.needs.limits = self.ledger.claim_limits_look(now.0, BUDGET_REREAD_MS * 1000);
             server.needs.init = !self.config.init_query.is_empty();
@@ -485,8 +491,7 @@ impl Core {
         }
         self.awaiting_keys.retain(|id| *id != server_id);
         let Some(mut server) = self.servers.remove(server_id) else { return };
-        self.ledger.set_servers(self.servers.len());
-        self.count_paused();
+        self.count_servers();
         match server.permit.take() {
             Some(permit) if has_ended => self.free_permit(permit, now, sink),
             Some(permit) => self.orphan_permit(permit, now, sink),

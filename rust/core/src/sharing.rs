@@ -193,6 +193,7 @@ impl Core {
         let pool_id = server.pool;
         if passed {
             self.servers.remove(id);
+            self.count_servers();
             return self.drop_pool_if_unused(pool_id);
         }
         // At rest again, as it was.
@@ -236,6 +237,7 @@ impl Core {
         let pool = self.pools.get_mut(pool_id)?;
         pool.servers += 1;
         server.unfit |= server.serial < pool.serial;
+        self.count_servers();
         Some(id)
     }
 
