@@ -10,7 +10,7 @@ use std::rc::Rc;
 use ledger::{Offer, Permit};
 
 use crate::params::{ParamSet, Parameter, StartupParams};
-use crate::pool::{PoolId, PoolKey};
+use crate::pool::{Pool, PoolId, PoolKey};
 use crate::prepared::{ServerStatements, StatementId};
 use crate::server::{Server, State};
 use crate::sink::{Address, Now};
@@ -31,6 +31,8 @@ pub(crate) struct Arrival {
     since: Now,
     expires: Now,
     params: ParamSet,
+    /// What a new client of the pool is told; the server has the last one's.
+    pub(crate) pool_application_name: Rc<[u8]>,
     application_name: Rc<[u8]>,
     server_key: Option<(u32, Box<[u8]>)>,
     statements: ServerStatements,
@@ -63,10 +65,11 @@ impl Arrival {
 pub(crate) fn write_server(
     out: &mut Vec<u8>,
     server: &Server,
-    key: &PoolKey,
+    pool: &Pool,
     offer: Offer,
     epoch: u64,
 ) {
+    let key = &pool.key;
     out.push(SERVER);
     number(out, u64::from(offer.slot));
     for value in [offer.word, epoch, server.serial, server.since.0, server.expires.0] {
@@ -80,6 +83,7 @@ pub(crate) fn write_server(
     text(out, &key.database);
     parameters(out, &key.params.0);
     parameters(out, server.params.parameters());
+    text(out, &pool.application_name);
     text(out, &server.application_name);
     let (pid, secret) = server.key.as_ref().map_or((0, &[][..]), |(pid, key)| (*pid, &**key));
     number(out, u64::from(pid));
@@ -108,6 +112,7 @@ pub(crate) fn read_server(body: &[u8]) -> Option<Arrival> {
     let database = take_text(rest)?.into();
     let key = PoolKey { user, database, params: StartupParams(take_parameters(rest)?) };
     let params = ParamSet::from_parameters(take_parameters(rest)?);
+    let pool_application_name = Rc::from(take_text(rest)?);
     let application_name = Rc::from(take_text(rest)?);
     let pid = u32::try_from(take_number(rest)?).ok()?;
     let secret = take_text(rest)?;
@@ -127,6 +132,7 @@ pub(crate) fn read_server(body: &[u8]) -> Option<Arrival> {
         since,
         expires,
         params,
+        pool_application_name,
         application_name,
         server_key,
         statements,

@@ -526,10 +526,17 @@ impl Core {
     pub(crate) fn note_pool_params(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get(server_id) else { return };
         let Some(pool) = self.pools.get_mut(server.pool) else { return };
-        pool.params = Some(Rc::clone(&server.params));
         if pool.application_name != server.application_name {
             pool.application_name = Rc::clone(&server.application_name);
         }
+        self.welcome_waiting(server_id, now, sink);
+    }
+
+    /// Clients that waited for a first server are told what this one reports.
+    pub(crate) fn welcome_waiting(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get(server_id) else { return };
+        let Some(pool) = self.pools.get_mut(server.pool) else { return };
+        pool.params = Some(Rc::clone(&server.params));
         for id in std::mem::take(&mut pool.welcoming) {
             self.welcome(id, now, sink);
         }

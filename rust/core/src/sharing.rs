@@ -6,6 +6,8 @@
 //! whose own clients have waited less goes to the worker whose client has waited longer. Next on
 //! the path: `handover.rs`, `reclaim.rs`.
 
+use std::rc::Rc;
+
 use ledger::{Claim, Permit, Published, Want, WorkerId};
 
 use crate::core::Core;
@@ -147,7 +149,7 @@ impl Core {
         server.state = server::State::Leaving { offer };
         server.timer.clear();
         self.scratch.clear();
-        handover::write_server(&mut self.scratch, server, &pool.key, offer, self.epoch);
+        handover::write_server(&mut self.scratch, server, pool, offer, self.epoch);
         sink.pass(Conn::Server(server_id), want.worker, &self.scratch);
         self.stats.handovers += 1;
     }
@@ -222,7 +224,7 @@ impl Core {
         let arrival = handover::read_server(body)?;
         let permit = self.ledger.accept(arrival.offer)?;
         let address = self.targets.iter().find(|target| *target.address == arrival.address);
-        let address = address.map(|target| std::rc::Rc::clone(&target.address));
+        let address = address.map(|target| Rc::clone(&target.address));
         let known = self.config.credential(&arrival.key.user).is_some();
         let pool_id = if known { self.pool_for(arrival.key.clone()) } else { None };
         let (Some(pool_id), Some(address)) = (pool_id, address) else {
@@ -231,6 +233,9 @@ impl Core {
             self.reclaim(now, sink);
             return None;
         };
+        if let Some(pool) = self.pools.get_mut(pool_id) {
+            pool.application_name = Rc::clone(&arrival.pool_application_name);
+        }
         let epoch = self.epoch;
         let id = self.servers.insert_with(|_| arrival.into_server(pool_id, permit, address, epoch));
         let server = self.servers.get_mut(id)?;
@@ -247,7 +252,7 @@ impl Core {
             Conn::Server(id) => {
                 let Some(server) = self.servers.get_mut(id) else { return };
                 server.state = server::State::Working(server::Task::Check);
-                self.note_pool_params(id, now, sink);
+                self.welcome_waiting(id, now, sink);
                 self.next_task(id, now, sink);
             }
             Conn::Client(id) => self.cancel_adopted(id, now, sink),
