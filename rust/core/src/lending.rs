@@ -222,7 +222,10 @@ impl Core {
 
     /// Keeps the numbers of servers, which other workers and the supervisor see.
     pub(crate) fn count_servers(&self) {
-        self.ledger.set_servers(self.servers.len());
+        // One that leaves is no help to this worker's clients any more.
+        let leaves = |server: &Server| matches!(server.state, server::State::Leaving { .. });
+        let leaving = self.servers.iter().filter(|(_, server)| leaves(server)).count();
+        self.ledger.set_servers(self.servers.len() - leaving);
         self.count_paused();
     }
 

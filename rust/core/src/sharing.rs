@@ -152,6 +152,7 @@ impl Core {
         handover::write_server(&mut self.scratch, server, pool, offer, self.epoch);
         sink.pass(Conn::Server(server_id), want.worker, &self.scratch);
         self.stats.handovers += 1;
+        self.count_servers();
     }
 
     /// A server could not be handed over: it stays, unless its permit is void.
@@ -203,6 +204,7 @@ impl Core {
         if let Some(pool) = self.pools.get_mut(pool_id) {
             pool.servers += 1;
         }
+        self.count_servers();
         let permit = self.ledger.take_back(offer);
         self.offer_failed(id, permit, now, sink);
     }
