@@ -221,7 +221,7 @@ impl Core {
 
     /// A server's connection has been made.
     pub fn handle_server_connected(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) {
-        self.begin_server_login(id, sink);
+        self.begin_server_login(id, now, sink);
         self.settle(now, sink);
     }
 

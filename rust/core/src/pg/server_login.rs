@@ -32,10 +32,13 @@ pub(crate) struct ServerLogin {
 
 impl Core {
     /// The connection has been made: send the start-up packet.
-    pub(crate) fn begin_server_login(&mut self, id: ServerId, sink: &mut dyn Sink) {
+    pub(crate) fn begin_server_login(&mut self, id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get_mut(id) else { return };
         let Some(pool) = self.pools.get(server.pool) else { return };
-        let Some((_, credential)) = self.config.credential(&pool.key.user) else { return };
+        let Some((_, credential)) = self.config.credential(&pool.key.user) else {
+            // The user was removed meanwhile.
+            return self.retire(id, now, sink);
+        };
         server.state = server::State::LoggingIn(Box::default());
         let mut parameters: Vec<(&[u8], &[u8])> =
             vec![(b"user", credential.server_user.as_bytes()), (b"database", &pool.key.database)];
@@ -92,7 +95,10 @@ impl Core {
         let Some(server) = self.servers.get_mut(id) else { return };
         let server::State::LoggingIn(login) = &mut server.state else { return };
         let Some(pool) = self.pools.get(server.pool) else { return };
-        let Some((_, credential)) = self.config.credential(&pool.key.user) else { return };
+        let Some((_, credential)) = self.config.credential(&pool.key.user) else {
+            // The user was removed meanwhile.
+            return self.retire(id, now, sink);
+        };
         let password = credential.server_password.as_ref().map(auth::Secret::expose);
         self.scratch.clear();
         match (Authentication::read(body), password) {
@@ -208,7 +214,7 @@ impl Core {
         sink: &mut dyn Sink,
     ) {
         let Some(server) = self.servers.get(id) else { return };
-        let pool_id = server.pool;
+        let (pool_id, outdated) = (server.pool, server.unfit);
         // Resources, operator intervention and system errors pass; what is wrong with the login
         // stays.
         let passing =
@@ -216,7 +222,8 @@ impl Core {
         self.connect_failed(id, reason.clone(), Some(sqlstate), now, sink);
         sink.close(Conn::Server(id));
         self.forget_server(id, false, now, sink);
-        if !passing {
+        // What older settings tried says nothing about the newer ones.
+        if !passing && !outdated {
             self.fail_pool(pool_id, &reason, error_body, now, sink);
         }
     }
