@@ -124,7 +124,7 @@ impl Core {
     #[must_use]
     pub fn new(config: Config, epoch: u64, home: Home, now: Now) -> Self {
         let Home { ledger, incarnation, seed } = home;
-        ledger.set_limit(config.limit);
+        ledger.set_first_limit(config.limit);
         Self {
             targets: targets_of(&config, &[]),
             epoch,

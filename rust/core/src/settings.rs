@@ -39,8 +39,9 @@ impl Core {
         let before = std::mem::replace(&mut self.config, config);
         self.epoch = epoch;
         self.targets = targets_of(&self.config, &self.targets);
-        if let Some(allowed) = self.ledger.set_limit(self.config.limit) {
-            self.budget_changed(allowed, now, sink);
+        if before.limit != self.config.limit {
+            // Who published these settings has set it; these may not be the newest ones.
+            self.budget_changed(self.ledger.allowed(), now, sink);
         }
         self.end_idle_beyond_limit(now, sink);
         self.server_keys.clear();

@@ -31,12 +31,22 @@ const PERCENT: u64 = 1 << 32;
 impl<W: Word> Page<W> {
     /// Sets the configured limit. With a percentage one connection is allowed until the target has
     /// been asked. Gives the new number of permits if it changed.
+    ///
+    /// Only one process may do it, in the order of the settings: of two, the one that lags behind
+    /// would put an old limit back.
     pub fn set_limit(&self, limit: Limit) -> Option<u32> {
         self.head(LIMIT).store(match limit {
             Limit::Connections(connections) => u64::from(connections),
             Limit::Percent(percent) => PERCENT | u64::from(percent),
         });
         self.apply()
+    }
+
+    /// Sets the limit of a page that has none yet.
+    pub fn set_first_limit(&self, limit: Limit) {
+        if self.head(LIMIT).load() == 0 {
+            self.set_limit(limit);
+        }
     }
 
     /// Whether the limit depends on the target.
