@@ -83,8 +83,8 @@ ANSWER_BYTES_MAX = 256 * 1024 * 1024
 """Bytes of one answer that a verb takes: a hundred thousand clients are some 30 MB."""
 
 LAST_WORDS_BYTES_MAX = 64 * 1024
-"""Bytes that a child may leave behind for the log after its crash."""
-LAST_LINES = 10
+"""Bytes of warnings and last words that are kept of a child for the log after its crash."""
+LAST_LINES = 12
 """Lines of them that are quoted."""
 
 EVENTS_A_TURN = 1024

@@ -1,6 +1,6 @@
 """SASLprep (RFC 4013) of passwords, with PostgreSQL's rule for what it cannot prepare.
 
-Not here: any hashing. Next on the path: ``worker/keys.py``.
+Not here: any hashing. Next on the path: ``config/compile.py``.
 """
 
 from __future__ import annotations

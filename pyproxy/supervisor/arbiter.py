@@ -20,7 +20,6 @@ child is born with (``nursery.py``). Next on the path: ``nursery.py``.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
 import os
 import signal
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pyproxy import exitcodes
+from pyproxy import _core, exitcodes
 from pyproxy.controller.channel import read_found, write_targets
 from pyproxy.errors import OperatorError
 from pyproxy.limits import (
@@ -402,7 +401,7 @@ class Arbiter:
         return {
             "ok": True,
             "state": "paused" if paused and state == "serving" else state,
-            "version": importlib.metadata.version("pyproxy"),
+            "version": _core.__version__,
             "pid": os.getpid(),
             "uptime_s": round(now - self._began, 1),
             "epoch": self._epochs.number,

@@ -47,8 +47,9 @@ def settings_text(
     targets: list[Address] = []
     for target in compiled.targets:
         literal = target.literal()
-        found = addresses.get(target, ()) if literal is None else [literal]
-        targets += [each for each in found if each not in targets]
+        for each in addresses.get(target, ()) if literal is None else [literal]:
+            if each not in targets:
+                targets.append(each)
     own = {
         "targets": targets,
         "paused": sorted(paused),

@@ -31,6 +31,17 @@ class Forked:
     pidfd: int
 
 
+def import_for_children() -> None:
+    """Import what a child's hub would import by itself: children then share it, and need no files.
+
+    Makes no hub and no thread.
+    """
+    import gevent.threadpool
+
+    # Reading such a setting imports the class that it names.
+    _ = (gevent.config.loop, gevent.config.resolver, gevent.config.threadpool)
+
+
 def fork_child(
     main: Callable[[], int],
     *,

@@ -10,9 +10,15 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import re
 
 from pyproxy.limits import LAST_LINES, LAST_WORDS_BYTES_MAX
 from pyproxy.log import EventFormatter
+
+_FRAME = re.compile(r'  File ".*", line \d+ in ')  # as faulthandler writes it
+_FRAMES_MAX = 3
+_MODULES = "Extension modules: "
+_KEPT_BYTES = LAST_WORDS_BYTES_MAX // 4
 
 
 class LastWords:
@@ -28,10 +34,18 @@ class LastWords:
         os.lseek(self.descriptor, 0, os.SEEK_SET)
 
     def lines(self) -> list[str]:
-        """Return the last lines that the child left, at most ``LAST_LINES``."""
-        raw = os.pread(self.descriptor, LAST_WORDS_BYTES_MAX, 0)
-        text = raw.decode(errors="replace")
-        return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
+        """Return the last lines that the child left, at most ``LAST_LINES``.
+
+        Of a fault's dump only the innermost frames are kept, or they would hide its cause.
+        """
+        raw = os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
+        kept: list[str] = []
+        frames = 0
+        for line in raw[-LAST_WORDS_BYTES_MAX:].decode(errors="replace").splitlines():
+            frames = frames + 1 if _FRAME.match(line) else 0
+            if line.strip() and frames <= _FRAMES_MAX and not line.startswith(_MODULES):
+                kept.append(line)
+        return kept[-LAST_LINES:]
 
     def record(self) -> None:
         """Begin to record; in the child, before anything can go wrong."""
@@ -39,10 +53,13 @@ class LastWords:
         logging.getLogger().addHandler(_Recorder(self))
 
     def add(self, text: str) -> None:
-        """Append a text; what is too much is left out, for the beginning tells the cause."""
-        room = LAST_WORDS_BYTES_MAX - os.lseek(self.descriptor, 0, os.SEEK_CUR)
-        if room > 0:
-            os.write(self.descriptor, text.encode(errors="replace")[:room])
+        """Append a text; when that gets too much, the older half is forgotten."""
+        if os.lseek(self.descriptor, 0, os.SEEK_CUR) > LAST_WORDS_BYTES_MAX // 2:
+            size = os.fstat(self.descriptor).st_size
+            newest = os.pread(self.descriptor, _KEPT_BYTES, size - _KEPT_BYTES)
+            self.clear()
+            os.write(self.descriptor, newest)
+        os.write(self.descriptor, text.encode(errors="replace")[-_KEPT_BYTES:])
 
 
 class _Recorder(logging.Handler):

@@ -26,6 +26,7 @@ from pyproxy.supervisor.arbiter import Arbiter, Own
 from pyproxy.supervisor.boxes import Boxes
 from pyproxy.supervisor.control import CONTROL_NAME, STATS_NAME, bind_private
 from pyproxy.supervisor.epochs import Epochs
+from pyproxy.supervisor.forking import import_for_children
 from pyproxy.supervisor.listeners import Listeners
 from pyproxy.supervisor.loading import Loading
 from pyproxy.supervisor.notify import Notify
@@ -47,6 +48,7 @@ def run_service(file: str, flags: Sequence[str], mains: Mains = MAINS) -> int:
     ``ConfigRefusedError`` and ``OperatorError`` (the operator's fault) before the first client is
     taken, and never after.
     """
+    import_for_children()
     compiled = Loading(os.path.abspath(file), flags).take()  # noqa: PTH100
     service = compiled.service
     set_up_logging(service.log_format, service.log_level)

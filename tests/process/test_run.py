@@ -1,158 +1,119 @@
 """`pyproxy run` as an operator meets it: start, refuse, restart, stop.
 
-Not here: what passes through the proxy (`../postgres/`). Next on the path:
+Runs the product. Not here: what passes through it (`../postgres/`). Next on the path:
 `../postgres/test_pool.py`.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fix_postgres import free_port, wait_until
+from tests.fix_postgres import wait_until
+from tests.process.harness import Service, lives, services
 
-SETTINGS = """\
-[supervisor]
-runtime_dir = "run"
-shutdown_timeout = "5s"
-orphan_timeout = "0s"
-
-[[proxy]]
-name = "orders"
-
-  [[proxy.endpoint]]
-  listen = ["127.0.0.1:{port}", "unix:run/.s.PGSQL.{port}"]
-
-  [[proxy.auth]]
-  user = "app"
-  scheme = "trust"
-
-  [[proxy.target]]
-  host = "127.0.0.1"
-  port = {target}
-"""
-
-
-class Service:
-    """A service in a folder of its own, with a target that does not answer."""
-
-    def __init__(self, folder: Path, port: int = 0, text: str = SETTINGS) -> None:
-        self.folder = folder
-        self.port = port or free_port()
-        (folder / "run").mkdir(exist_ok=True)
-        self.file = folder / "pyproxy.toml"
-        self.file.write_text(text.format(port=self.port, target=free_port()))
-        self.output = folder / "output"
-        with self.output.open("wb") as output:
-            command = [sys.executable, "-m", "pyproxy", "run", "-c", str(self.file)]
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
-
-    def log(self) -> str:
-        return self.output.read_text()
-
-    def wait_log(self, text: str, count: int = 1) -> None:
-        wait_until(lambda: self.log().count(text) >= count, f"{text!r} in the log")
-
-    def worker(self) -> int:
-        self.wait_log("event=serving")
-        task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return int(task.read_text().split()[0])
-
-    def end(self) -> int:
-        return self.process.wait(20)
+Make = Callable[..., Service]
+LOCAL_TARGET = '  [[proxy.target]]\n  host = "127.0.0.1"'
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Return a function that starts a service; kills what is left of it."""
-    made: list[Service] = []
-
-    def start(port: int = 0, text: str = SETTINGS) -> Service:
-        folder = tmp_path / str(len(made))
-        folder.mkdir()
-        made.append(Service(folder, port, text))
-        return made[-1]
-
-    yield start
-    for each in made:
-        each.process.kill()
-        each.process.wait()
+def service(tmp_path: Path) -> Iterator[Make]:
+    """Return a function that starts a service; nothing of it is left after the test."""
+    with services(tmp_path) as make:
+        yield lambda **values: make(real=True, **values)
 
 
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+@pytest.fixture
+def idle(tmp_path: Path) -> Iterator[Service]:
+    """A service that is not started yet."""
+    made = Service(tmp_path)
+    yield made
+    made.process.kill()
+    made.process.wait()
 
 
-def test_it_serves_on_tcp_and_unix_and_ends_cleanly(service: Callable[..., Service]) -> None:
-    running = service()
-    running.wait_log("event=serving")
+def test_it_serves_on_tcp_and_unix_and_ends_cleanly(service: Make) -> None:
+    running = service(workers=2)
+    running.wait_ready()
     socket.create_connection(("127.0.0.1", running.port)).close()
     path = running.folder / "run" / f".s.PGSQL.{running.port}"
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-    pid_file = running.folder / "run" / "pyproxy.pid"
-    assert int(pid_file.read_text()) == running.process.pid
-    running.process.terminate()
-    assert running.end() == 0
-    assert not pid_file.exists()
-    assert not path.exists()
+    assert int((running.folder / "run" / "pyproxy.pid").read_text()) == running.process.pid
+    running.stop()
+    assert list((running.folder / "run").iterdir()) == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", running.port))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_int_and_quit_end_it_with_0(
-    service: Callable[..., Service], number: signal.Signals
-) -> None:
+def test_int_and_quit_end_it_with_0(service: Make, number: signal.Signals) -> None:
     running = service()
-    running.wait_log("event=serving")
+    running.wait_ready()
     running.process.send_signal(number)
     assert running.end() == 0
 
 
-def test_a_killed_worker_is_replaced_and_the_listener_never_goes_away(
-    service: Callable[..., Service],
-) -> None:
+def test_a_killed_worker_is_replaced_and_the_listener_never_goes_away(service: Make) -> None:
     running = service()
-    os.kill(running.worker(), signal.SIGKILL)
+    running.wait_ready()
+    os.kill(running.pid("worker", 0), signal.SIGKILL)
     with socket.create_connection(("127.0.0.1", running.port)):
-        running.wait_log("event=serving", count=2)
-    running.process.terminate()
-    assert running.end() == 0
+        running.wait_said("event=serving", count=2)
+    running.stop()
 
 
-def test_the_supervisor_stays_one_thread_and_the_worker_has_its_engine(
-    service: Callable[..., Service],
-) -> None:
+def test_a_crash_is_told_with_the_fault_that_ended_the_worker(service: Make) -> None:
     running = service()
-    worker = running.worker()
-    assert len(list(Path(f"/proc/{running.process.pid}/task").iterdir())) == 1
-    assert len(list(Path(f"/proc/{worker}/task").iterdir())) >= 2
-    running.process.terminate()
-    assert running.end() == 0
+    running.wait_ready()
+    os.kill(running.pid("worker", 0), signal.SIGSEGV)
+    running.wait_said('event=worker_last_line worker=0 line="Fatal Python error: Segmentation')
+    running.wait_said("event=serving", count=2)
+    running.stop()
 
 
-def test_a_worker_without_its_supervisor_drains_and_ends(service: Callable[..., Service]) -> None:
+def test_supervisor_and_admin_stay_one_thread_and_the_worker_has_its_engine(service: Make) -> None:
     running = service()
-    worker = running.worker()
+    running.wait_ready()
+    pids = (running.process.pid, running.pid("admin"), running.pid("worker", 0))
+    assert [len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids] == [1, 1, 2]
+    running.stop()
+
+
+def test_a_worker_without_its_supervisor_drains_and_ends(service: Make) -> None:
+    running = service(workers=2)
+    running.wait_ready()
+    pids = [running.pid("worker", 0), running.pid("worker", 1)]
     running.process.kill()
     running.process.wait()
-    wait_until(lambda: not lives(worker), "the orphan has ended")
+    wait_until(lambda: not any(map(lives, pids)), "the orphans have ended")
 
 
-def test_a_port_in_use_is_one_line_and_69(service: Callable[..., Service]) -> None:
+def test_a_name_is_resolved_by_the_controller_and_reaches_the_workers(idle: Service) -> None:
+    idle.text = idle.text.replace(LOCAL_TARGET, LOCAL_TARGET.replace("127.0.0.1", "localhost"))
+    idle.write(workers=2)
+    idle.start(real=True)
+    idle.wait_said("event=topology epoch=2")
+    target = idle.values["target"]
+    wait_until(
+        lambda: f"127.0.0.1:{target}" in idle.ask("status")["targets"][f"localhost:{target}"],
+        "the address",
+    )
+    wait_until(
+        lambda: [row["epoch"] for row in idle.rows("workers")] == [2, 2], "both have the address"
+    )
+    idle.stop()
+
+
+def test_a_port_in_use_is_one_line_and_69(service: Make) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        running = service(taken.getsockname()[1])
+        running = service(port=taken.getsockname()[1])
         assert running.end() == 69
     (line,) = running.log().splitlines()
     assert line.startswith("pyproxy: cannot listen on 127.0.0.1:")
@@ -160,31 +121,93 @@ def test_a_port_in_use_is_one_line_and_69(service: Callable[..., Service]) -> No
 
 
 def test_a_second_service_in_the_same_directory_is_one_line_and_69(
-    service: Callable[..., Service],
+    service: Make, idle: Service
 ) -> None:
     first = service()
-    first.wait_log("event=serving")
-    text = SETTINGS.replace('"run"', f'"{first.folder}/run"')
-    second = service(text=text)
-    assert second.end() == 69
-    (line,) = second.log().splitlines()
+    first.wait_ready()
+    idle.text = idle.text.replace('"run"', f'"{first.folder}/run"')
+    idle.write()
+    idle.start(real=True)
+    assert idle.end() == 69
+    (line,) = idle.log().splitlines()
     assert f"another service (pid {first.process.pid})" in line
-    first.process.terminate()
-    assert first.end() == 0
+    assert first.ask("status")["pid"] == first.process.pid
+    first.stop()
 
 
-def test_a_bad_configuration_is_listed_and_78(service: Callable[..., Service]) -> None:
-    running = service(text=SETTINGS.replace("scheme", "schema").replace("5s", "5"))
-    assert running.end() == 78
-    assert len(running.log().splitlines()) >= 3
-    assert "unknown key 'schema'; did you mean 'scheme'?" in running.log()
+def test_a_bad_configuration_is_listed_and_78(idle: Service) -> None:
+    idle.text = idle.text.replace("scheme", "schema")
+    idle.write(drain="5")
+    idle.start(real=True)
+    assert idle.end() == 78
+    assert len(idle.log().splitlines()) == 4
+    assert "unknown key 'schema'; did you mean 'scheme'?" in idle.log()
+    assert idle.log().endswith("pyproxy: 3 problems in the configuration\n")
 
 
-def test_a_dead_target_is_one_line_that_says_what_to_do(service: Callable[..., Service]) -> None:
-    running = service()
-    running.wait_log("event=target_unreachable")
+def test_a_dead_target_is_one_line_that_says_what_to_do(service: Make) -> None:
+    running = service(workers=2)
+    running.wait_said("event=target_unreachable")
     (line,) = [each for each in running.log().splitlines() if "target_unreachable" in each]
     assert 'reason="Connection refused"' in line
     assert "hint=" in line
-    running.process.terminate()
-    assert running.end() == 0
+    running.stop()
+
+
+def test_systemd_hears_ready_reloading_stopping_and_the_watchdog(idle: Service) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(idle.folder / "notify"))
+        systemd.settimeout(15)
+        heard: list[str] = []
+
+        def hear(wanted: str) -> None:
+            while not any(wanted in each for each in heard):
+                heard.append(systemd.recv(1000).decode())
+
+        own = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": "400000"}
+        idle.start(real=True, env={**os.environ, **own})
+        hear("READY=1\nSTATUS=serving with 1 workers")
+        heard.clear()
+        hear("WATCHDOG=1")
+        assert idle.ask("reload")["ok"]
+        hear("RELOADING=1\nMONOTONIC_USEC=")
+        hear("READY=1")
+        idle.process.terminate()
+        hear("STOPPING=1")
+        assert idle.end() == 0
+
+
+def test_rights_are_given_up_before_the_first_child(idle: Service) -> None:
+    """As root to nobody; as anybody else, to who that is already."""
+    user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    idle.write(more=f'user = "{user.pw_name}"', workers=2)
+    _let_pass(idle.folder)
+    idle.start(real=True)
+    idle.wait_ready()
+    old = idle.pid("worker", 0)
+    os.kill(old, signal.SIGKILL)
+    new = idle.wait_new_pid("worker", old, 0)
+    for pid in (idle.process.pid, new, idle.pid("controller"), idle.pid("admin")):
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert f"Uid:\t{user.pw_uid}\t{user.pw_uid}\t{user.pw_uid}\t{user.pw_uid}\n" in status
+    for file in (idle.folder / "run").iterdir():
+        assert file.stat().st_uid == user.pw_uid
+    wait_until(idle.answers, "the admin process answers")
+    idle.stop()
+    assert list((idle.folder / "run").iterdir()) == []
+
+
+def test_a_user_that_is_not_there_is_one_line_and_78(idle: Service) -> None:
+    idle.write(more='user = "no-such-user"')
+    idle.start(real=True)
+    assert idle.end() == 78
+    (line,) = idle.log().splitlines()
+    assert line.startswith("pyproxy: supervisor.user: there is no user 'no-such-user'")
+    assert list((idle.folder / "run").iterdir()) == []
+
+
+def _let_pass(folder: Path) -> None:
+    """Let other users reach a folder, which pytest makes for its own user."""
+    for each in (folder, *folder.parents):
+        if each.stat().st_uid == os.geteuid() and each.stat().st_mode & 0o11 != 0o11:
+            each.chmod(0o711)
