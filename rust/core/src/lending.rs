@@ -483,6 +483,8 @@ impl Core {
     ) {
         let Some(server) = self.servers.get(server_id) else { return };
         let (pool_id, fresh) = (server.pool, server.fresh);
+        // What was promised to this worker has broken on its way.
+        self.renew_want |= matches!(server.state, server::State::Arriving);
         match server.state {
             server::State::Closing => self.closing -= 1,
             server::State::Leaving { .. } => {}

@@ -63,6 +63,7 @@ impl Core {
         self.ledger.silence();
         let burials = self.ledger.burials();
         self.renew_want |= std::mem::replace(&mut self.burials, burials) != burials;
+        self.renew_want |= self.ledger.has_lapsed();
         self.reclaim(now, sink);
         self.feed(now, sink);
         self.end_idle_beyond_limit(now, sink);
@@ -214,7 +215,11 @@ impl Core {
     pub fn handle_mail(&mut self, mail: &[u8], now: Now, sink: &mut dyn Sink) -> Option<Conn> {
         let (kind, body) = mail.split_first()?;
         let conn = match *kind {
-            handover::SERVER => self.server_arrives(body, now, sink).map(Conn::Server),
+            handover::SERVER => {
+                let server = self.server_arrives(body, now, sink);
+                self.renew_want |= server.is_none();
+                server.map(Conn::Server)
+            }
             handover::CANCEL => self.cancel_arrives(body, now).map(Conn::Client),
             _ => None,
         };
@@ -254,6 +259,8 @@ impl Core {
             Conn::Server(id) => {
                 let Some(server) = self.servers.get_mut(id) else { return };
                 server.state = server::State::Working(server::Task::Check);
+                // The promise is kept, even if the server goes on to somebody who waits longer.
+                self.renew_want = true;
                 self.welcome_waiting(id, now, sink);
                 self.next_task(id, now, sink);
             }

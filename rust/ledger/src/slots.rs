@@ -215,6 +215,7 @@ impl<W: Word> Page<W> {
         self.side(permit.slot, side::SINCE).store(now);
         self.change(permit.slot, permit.word, next(permit.word, State::Free, 0, 0));
         W::fence();
+        self.keep_promise();
         self.longest_wanting().map(|want| want.worker)
     }
 

@@ -19,6 +19,15 @@ pub enum Claim {
     Permit = 1,
     /// Somebody hands a server over.
     Server = 2,
+    /// The permit that was promised has come free, for whoever takes it.
+    Lapsed = 3,
+}
+
+impl Claim {
+    /// Whether somebody may help.
+    const fn is_open(self) -> bool {
+        matches!(self, Self::Open | Self::Lapsed)
+    }
 }
 
 /// What became of a want that was published.
@@ -49,7 +58,8 @@ fn claim(word: u64) -> Claim {
     match word & 3 {
         0 => Claim::Open,
         1 => Claim::Permit,
-        _ => Claim::Server,
+        2 => Claim::Server,
+        _ => Claim::Lapsed,
     }
 }
 
@@ -110,7 +120,7 @@ impl<W: Word> Page<W> {
     /// The oldest want of another worker that nobody serves yet.
     #[must_use]
     pub fn oldest_want(&self) -> Option<Want> {
-        self.wants().filter(|want| want.claim == Claim::Open).min_by_key(|want| want.since)
+        self.wants().filter(|want| want.claim.is_open()).min_by_key(|want| want.since)
     }
 
     /// The oldest want of another worker that a free permit would serve.
@@ -125,8 +135,27 @@ impl<W: Word> Page<W> {
 
     /// Undertakes to serve a want; false if it has changed or somebody else was faster.
     pub fn claim_want(&self, want: &Want, with: Claim) -> bool {
-        let word = self.entry(want.worker, entry::WANT_SINCE);
-        want.claim == Claim::Open && word.replace(want.since << 2, want.since << 2 | with as u64)
+        want.claim.is_open() && self.reclaim_want(want, with)
+    }
+
+    fn reclaim_want(&self, want: &Want, with: Claim) -> bool {
+        let word = |claim| want.since << 2 | claim as u64;
+        self.entry(want.worker, entry::WANT_SINCE).replace(word(want.claim), word(with))
+    }
+
+    /// A permit has come free: one promise of a permit is kept. Whether the one it was made to gets
+    /// it is another matter: an older want goes first, so it may have to ask again.
+    pub(crate) fn keep_promise(&self) {
+        let promised = self.wants().filter(|want| want.claim == Claim::Permit);
+        if let Some(want) = promised.min_by_key(|want| want.since) {
+            self.reclaim_want(&want, Claim::Lapsed);
+        }
+    }
+
+    /// Whether what was promised to this worker has come free; it may have missed it.
+    #[must_use]
+    pub fn has_lapsed(&self) -> bool {
+        claim(self.entry(self.me, entry::WANT_SINCE).load()) == Claim::Lapsed
     }
 
     /// Notes that a worker is to be poked; true if it has been already and has not looked since.
