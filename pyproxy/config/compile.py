@@ -68,7 +68,7 @@ def _service(loaded: Loaded) -> Service:
     return Service(
         file=str(loaded.file),
         workers=min(workers, WORKERS_MAX),
-        runtime_dir=os.path.abspath(os.path.join(loaded.file.parent, own.runtime_dir)),  # noqa: PTH100
+        runtime_dir=os.path.abspath(loaded.file.parent / own.runtime_dir),  # noqa: PTH100
         user=own.user,
         shutdown_timeout_ms=own.shutdown_timeout,
         orphan_timeout_ms=own.orphan_timeout,

@@ -59,8 +59,8 @@ class _Controller:
             gevent.signal_handler(number, self.ended.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         LifeWatch(self.kit.life_fd, self.on_orphaned)
-        watcher = gevent.get_hub().loop.io(self.kit.channel.fileno(), _READ)
-        watcher.start(self.on_message)
+        self.watcher: Any = gevent.get_hub().loop.io(self.kit.channel.fileno(), _READ)
+        self.watcher.start(self.on_message)
         worker = gevent.spawn(self.serve)
         worker.link_exception(lambda _: self.ended.set())
         self.ended.wait()
@@ -97,6 +97,9 @@ class _Controller:
                 self.changed.set()
         except BlockingIOError:
             return
+        except OSError:
+            pass
+        self.watcher.stop()  # the supervisor is gone: this end would be readable for ever
 
     def on_orphaned(self) -> None:
         """Go on for as long as workers do, then end."""

@@ -32,6 +32,7 @@ from pyproxy import _core, exitcodes
 from pyproxy.controller.channel import read_found, write_targets
 from pyproxy.errors import OperatorError
 from pyproxy.limits import (
+    BACKOFF_MAX_S,
     CRASH_WINDOW_S,
     CRASHES_MAX,
     INTERRUPT_DRAIN_S,
@@ -51,6 +52,7 @@ from pyproxy.supervisor.nursery import Estate, Mains, Nursery
 from pyproxy.supervisor.orders import Orders
 from pyproxy.supervisor.pidfile import PidFile
 from pyproxy.supervisor.reload import Reloader
+from pyproxy.supervisor.restarts import Restarts
 from pyproxy.supervisor.signals import STOPPING, SignalQueue
 
 _log = logging.getLogger("pyproxy.supervisor")
@@ -105,9 +107,18 @@ class Arbiter:
         self._signals = SignalQueue()
         self._loop.watch(self._signals.descriptor, self._on_signals)
         self._loop.watch(self._estate.channel.fileno(), self._on_found)
+        faults = Restarts()
         try:
             while not self._stopping or self._someone_runs():
-                self._loop.turn(self._due() - time.monotonic())
+                try:
+                    self._loop.turn(self._due() - time.monotonic())
+                except Exception:
+                    # One fault (out of descriptors, say) must not take the service with it; a
+                    # fault in every turn must not fill the disk with its traceback.
+                    faults.note(time.monotonic(), 0.0)
+                    if faults.is_hopeless():
+                        raise
+                    _log.exception("supervisor_fault")
             return self._exit_code
         finally:
             self._control.close()
@@ -148,7 +159,13 @@ class Arbiter:
         return again
 
     def _start(self, role: Role, now: float) -> None:
-        child = self._nursery.start(role, now)
+        try:
+            child = self._nursery.start(role, now)
+        except OSError as error:
+            self._start_at[role] = now + BACKOFF_MAX_S
+            fields = {"worker": role.worker, "reason": error.strerror, "again_in_s": BACKOFF_MAX_S}
+            log_event(_log, logging.ERROR, f"{_kind(role)}_not_started", **fields)
+            return
         self._loop.watch(child.forked.pidfd, partial(self._on_end, child))
         fields = {"worker": role.worker, "process": child.pid}
         if role.worker is not None:
@@ -367,8 +384,9 @@ class Arbiter:
             return
         epoch = self._epochs.set_addresses(found)
         if epoch is not None:
-            targets = self._epochs.addresses()
-            log_event(_log, logging.INFO, "topology", epoch=epoch, targets=targets)
+            known = self._epochs.addresses().items()
+            shown = " ".join(f"{target}={','.join(found)}" for target, found in known)
+            log_event(_log, logging.INFO, "topology", epoch=epoch, targets=shown)
             self._epochs.tell(self._children.workers())
 
     def _on_request(self, request: dict[str, Any]) -> Answer | Pending:

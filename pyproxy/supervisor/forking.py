@@ -54,7 +54,7 @@ def fork_child(
     An exception there is printed, handed to ``lament`` as text, and the exit code is 70. The child
     starts with the signals of the service blocked; they stay so (for handlers of its own) only with
     ``signals_blocked``. Raises ``RuntimeError`` (a bug) if this process has a second thread, which
-    the child would lose together with its locks.
+    the child would lose together with its locks, ``OSError`` if the system has no room for a child.
     """
     threads = sum(1 for _ in Path("/proc/self/task").iterdir())
     if threads != 1:
@@ -67,7 +67,14 @@ def fork_child(
         pid = _fork()
         if pid == 0:
             _become(main, prepare, lament, signals_blocked)
-        return Forked(pid, os.pidfd_open(pid))
+        try:
+            return Forked(pid, os.pidfd_open(pid))
+        except OSError:
+            os.kill(
+                pid, signal.SIGKILL
+            )  # it could not be watched; its id is ours until it is reaped
+            os.waitid(os.P_PID, pid, os.WEXITED)
+            raise
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 

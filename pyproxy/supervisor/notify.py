@@ -24,6 +24,7 @@ class Notify:
         path = environment.pop("NOTIFY_SOCKET", "")
         watchdog_us = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
+        self._was_ready = False
         self._socket: Any = None
         self.watchdog_s: float | None = None
         if not path.startswith(("/", "@")):
@@ -41,12 +42,18 @@ class Notify:
                 self._socket.sendto("\n".join(lines).encode(), self._address)
 
     def reloading(self) -> None:
-        """Say that a reload has begun (``ready`` ends it)."""
+        """Say that a reload has begun (``reloaded`` ends it)."""
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def ready(self, status: str) -> None:
         """Say that the service serves; ``status`` is one line for people."""
+        self._was_ready = True
         self.send("READY=1", f"STATUS={status}")
+
+    def reloaded(self, status: str) -> None:
+        """Say that a reload has ended; before the first ``ready`` that stays to be said."""
+        if self._was_ready:
+            self.ready(status)
 
     def stopping(self) -> None:
         """Say that the service ends."""

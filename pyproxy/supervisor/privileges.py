@@ -31,17 +31,21 @@ def find_user(name: str) -> pwd.struct_passwd:
     return user
 
 
-def drop_privileges(user: pwd.struct_passwd, runtime_dir: str, sockets: Iterable[str]) -> None:
-    """Hand the runtime directory, its files and our Unix sockets to a user, and become it.
+def drop_privileges(user: pwd.struct_passwd, runtime_dir: str, files: Iterable[Path]) -> None:
+    """Hand our files and sockets to a user, and become it.
 
-    A process that is this user already only stays so. Raises ``OperatorError`` (78) if the system
-    refuses.
+    ``files`` are all of them; the runtime directory goes with them unless others keep files there,
+    too. A process that is this user already only stays so. Raises ``OperatorError`` (78) if the
+    system refuses.
     """
     if os.geteuid() == user.pw_uid:
         return
     try:
-        own = Path(runtime_dir)
-        for path in [own, *own.iterdir(), *map(Path, sockets)]:
+        own = set(files)
+        directory = Path(runtime_dir)
+        if set(directory.iterdir()) <= own:
+            own.add(directory)
+        for path in own:
             os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
         os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
         os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)

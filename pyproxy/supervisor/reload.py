@@ -161,4 +161,5 @@ class Reloader:
         for request in self._current:
             request.answer = answer
         self._current = []
-        self._notify.ready(f"serving with epoch {self._orders.epochs.number}")
+        epochs = self._orders.epochs
+        self._notify.reloaded(f"serving with {epochs.workers} workers, epoch {epochs.number}")

@@ -67,7 +67,8 @@ def run_service(file: str, flags: Sequence[str], mains: Mains = MAINS) -> int:
         at_end.callback(_remove, sockets)
         _raise_descriptor_limit(compiled)
         if user is not None:
-            drop_privileges(user, service.runtime_dir, listeners.unix_paths())
+            files = [pid_file.path, *sockets, *map(Path, listeners.unix_paths())]
+            drop_privileges(user, service.runtime_dir, files)
             log_event(_log, logging.INFO, "privileges_dropped", user=describe())
         for address in compiled.listeners:
             log_event(_log, logging.INFO, "listening", proxy=compiled.name, address=address)

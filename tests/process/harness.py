@@ -56,7 +56,7 @@ class Service:
             "port": self.port,
             "target": free_port(),
             "workers": 1,
-            "drain": "5s",
+            "drain": "1s",
             "orphan": "0s",
             "more": "",
         }

@@ -98,6 +98,7 @@ def test_a_stuck_worker_is_killed_and_replaced(service: Make) -> None:
     running = service(workers=2)
     running.wait_ready()
     stuck = running.pid("worker", 1)
+    wait_until(lambda: all(row["heartbeat"] for row in running.rows("workers")), "a beat of each")
     os.kill(stuck, signal.SIGSTOP)
     running.wait_said(rf"event=worker_stuck worker=1 process={stuck}")
     running.wait_new_pid("worker", stuck, 1)

@@ -164,7 +164,7 @@ def test_reconnect_is_an_epoch_that_all_follow(service: Make) -> None:
 
 
 def test_drain_ends_the_service_as_term_does(service: Make, connect: Connect) -> None:
-    running = service()
+    running = service(drain="60s")
     running.wait_ready()
     client = connect(running)
     assert running.run_verb("drain").returncode == 0
@@ -180,8 +180,6 @@ def test_the_admin_process_away_is_told_and_status_still_answers(service: Make) 
     running = service()
     running.wait_ready()
     os.kill(running.pid("admin"), signal.SIGSTOP)
-    pools = running.run_verb("pools")
-    assert pools.returncode == 69
     status = running.run_verb("status")
     assert status.returncode == 1
     assert "no answer from the admin process" in status.stderr

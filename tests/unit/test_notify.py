@@ -28,10 +28,13 @@ def test_it_hears_each_state_in_one_message(systemd: socket.socket) -> None:
     environment = {"NOTIFY_SOCKET": systemd.getsockname()}
     notify = Notify(environment)
     assert environment == {}
+    notify.reloaded("a reload before the service was ready says nothing")
     notify.ready("serving with 2 workers")
     assert systemd.recv(1000) == b"READY=1\nSTATUS=serving with 2 workers"
     notify.reloading()
     assert systemd.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    notify.reloaded("serving")
+    assert systemd.recv(1000) == b"READY=1\nSTATUS=serving"
     notify.stopping()
     assert systemd.recv(1000).startswith(b"STOPPING=1\n")
     notify.close_in_child()
