@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use auth::{Drbg, ScramKeys};
-use ledger::Ledger;
+use ledger::{Ledger, WorkerId};
 use pgwire::write;
 
 use crate::cancel::Canceller;
@@ -87,6 +87,8 @@ pub struct Core {
     pub(crate) targets: Vec<Target>,
     /// Clients whose held bytes are to be dealt with before the current call ends.
     pub(crate) resume: VecDeque<ClientId>,
+    /// Servers that are to go to other workers when the current call is done with its bytes.
+    pub(crate) departing: Vec<(ServerId, WorkerId)>,
     /// Pools that want a permit and got none.
     pub(crate) hungry: Vec<PoolId>,
     /// Idle servers of all pools.
@@ -143,6 +145,7 @@ impl Core {
             server_keys: BTreeMap::new(),
             awaiting_keys: Vec::new(),
             resume: VecDeque::new(),
+            departing: Vec::new(),
             hungry: Vec::new(),
             idle_servers: 0,
             closing: 0,
@@ -364,8 +367,14 @@ impl Core {
     /// Deals with the clients whose turn came through what has just happened.
     #[inline]
     pub(crate) fn settle(&mut self, now: Now, sink: &mut dyn Sink) {
-        while let Some(id) = self.resume.pop_front() {
-            self.resume_client(id, now, sink);
+        loop {
+            if let Some(id) = self.resume.pop_front() {
+                self.resume_client(id, now, sink);
+            } else if let Some((id, to)) = self.departing.pop() {
+                self.depart_to_other(id, to, now, sink);
+            } else {
+                break;
+            }
         }
         if self.starving || self.wanting {
             let renew = std::mem::take(&mut self.renew_want);

@@ -497,7 +497,11 @@ impl Core {
         self.awaiting_keys.retain(|id| *id != server_id);
         let Some(mut server) = self.servers.remove(server_id) else { return };
         self.count_servers();
-        match server.permit.take() {
+        let permit = match server.state {
+            server::State::Leaving { offer } => self.ledger.take_back(offer),
+            _ => server.permit.take(),
+        };
+        match permit {
             Some(permit) if has_ended => self.free_permit(permit, now, sink),
             Some(permit) => self.orphan_permit(permit, now, sink),
             None => {}

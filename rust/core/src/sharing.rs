@@ -146,14 +146,32 @@ impl Core {
         };
         self.leave_pool(server_id);
         let Some(server) = self.servers.get_mut(server_id) else { return };
-        let Some(pool) = self.pools.get(server.pool) else { return };
         server.state = server::State::Leaving { offer };
         server.timer.clear();
-        self.scratch.clear();
-        handover::write_server(&mut self.scratch, server, pool, offer, self.epoch);
-        sink.pass(Conn::Server(server_id), want.worker, &self.scratch);
+        self.departing.push((server_id, want.worker));
         self.stats.handovers += 1;
         self.count_servers();
+    }
+
+    /// Behind the call that decided it, a server leaves as it is then: what came with the last
+    /// reply has been read.
+    pub(crate) fn depart_to_other(
+        &mut self,
+        id: ServerId,
+        to: WorkerId,
+        now: Now,
+        sink: &mut dyn Sink,
+    ) {
+        let Some(server) = self.servers.get(id) else { return };
+        let server::State::Leaving { offer } = server.state else { return };
+        if !server.partial.is_empty() || server.stream_left > 0 {
+            // A message is half through: its rest would make no sense elsewhere.
+            return self.server_passed(id, false, now, sink);
+        }
+        let Some(pool) = self.pools.get(server.pool) else { return };
+        self.scratch.clear();
+        handover::write_server(&mut self.scratch, server, pool, offer, self.epoch);
+        sink.pass(Conn::Server(id), to, &self.scratch);
     }
 
     /// A server could not be handed over: it stays, unless its permit is void.
@@ -199,6 +217,9 @@ impl Core {
             self.servers.remove(id);
             self.count_servers();
             return self.drop_pool_if_unused(pool_id);
+        }
+        if let Some(worker) = self.ledger.break_promise(offer) {
+            sink.poke(worker);
         }
         // At rest again, as it was.
         server.state = server::State::Working(server::Task::Check);

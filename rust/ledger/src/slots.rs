@@ -55,7 +55,7 @@ fn from(word: u64) -> WorkerId {
     (word >> FROM_SHIFT) as u8
 }
 
-fn to(word: u64) -> WorkerId {
+pub(crate) fn to(word: u64) -> WorkerId {
     (word >> TO_SHIFT) as u8
 }
 

@@ -7,6 +7,7 @@
 
 use crate::Page;
 use crate::layout::{ALIVE, WANTING, WORKERS_MAX, WorkerId, entry};
+use crate::slots::{Offer, to};
 use crate::word::Word;
 
 /// What is on its way to a worker that wants.
@@ -19,7 +20,8 @@ pub enum Claim {
     Permit = 1,
     /// Somebody hands a server over.
     Server = 2,
-    /// The permit that was promised has come free, for whoever takes it.
+    /// What was promised will not come: the permit is free, for whoever takes it, or the server
+    /// stays where it is.
     Lapsed = 3,
 }
 
@@ -150,6 +152,14 @@ impl<W: Word> Page<W> {
         if let Some(want) = promised.min_by_key(|want| want.since) {
             self.reclaim_want(&want, Claim::Lapsed);
         }
+    }
+
+    /// A server that was promised does not come. Gives the worker to poke.
+    pub fn break_promise(&self, offer: Offer) -> Option<WorkerId> {
+        let worker = to(offer.word);
+        let want = self.wants().find(|want| want.worker == worker)?;
+        let is_broken = want.claim == Claim::Server && self.reclaim_want(&want, Claim::Lapsed);
+        is_broken.then_some(worker)
     }
 
     /// Whether what was promised to this worker has come free; it may have missed it.
