@@ -44,7 +44,8 @@ pub(crate) enum Purpose {
     /// when the server has acted, as PostgreSQL does.
     Request { server: ServerId, requester: Option<ClientId> },
     /// What a server without an owner may still run; the permit is freed after these rounds.
-    Orphan { permit: Permit, rounds: u8 },
+    /// `target` names where it runs.
+    Orphan { permit: Permit, rounds: u8, target: u64 },
 }
 
 /// Bits of a client's process number that tell its worker, hidden.

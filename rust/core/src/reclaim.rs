@@ -13,6 +13,7 @@ use crate::cancel::{Canceller, Purpose};
 use crate::core::Core;
 use crate::ids::{CancellerId, Conn};
 use crate::limits::{RECLAIM_PAUSE_MS, RECLAIM_ROUNDS, RECLAIMS_MAX};
+use crate::pool::Target;
 use crate::sink::{Now, Sink};
 use crate::timer::{Owner, Timer};
 
@@ -34,15 +35,11 @@ impl Core {
 
     fn begin_reclaim(&mut self, orphan: Orphan, now: Now, sink: &mut dyn Sink) {
         self.reclaims += 1;
-        let target = self
-            .targets
-            .iter()
-            .find(|target| self.keys.address_number(&target.address) == orphan.target);
-        let address = target.map(|target| Rc::clone(&target.address));
+        let rounds = RECLAIM_ROUNDS;
         let canceller = Canceller {
-            purpose: Purpose::Orphan { permit: orphan.permit, rounds: RECLAIM_ROUNDS },
+            purpose: Purpose::Orphan { permit: orphan.permit, rounds, target: orphan.target },
             key: orphan.key.map(|key| (key.pid, key.secret)),
-            address,
+            address: None,
             connected: false,
             timer: Timer::default(),
         };
@@ -56,7 +53,16 @@ impl Core {
         if std::mem::take(&mut canceller.connected) {
             sink.close(Conn::Canceller(id));
         }
-        let Purpose::Orphan { rounds, .. } = &mut canceller.purpose else { return };
+        let Purpose::Orphan { rounds, target, .. } = &mut canceller.purpose else { return };
+        let deadline = now.plus_ms(RECLAIM_PAUSE_MS);
+        if self.targets.is_empty() && canceller.key.is_some() {
+            // As long as no address is known nobody can use the permit, and what runs there goes
+            // on.
+            return self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
+        }
+        let is_its = |known: &&Target| self.keys.address_number(&known.address) == *target;
+        let known = self.targets.iter().find(is_its);
+        canceller.address = known.map(|known| Rc::clone(&known.address));
         if *rounds == 0 {
             let Some(canceller) = self.cancellers.remove(id) else { return };
             if let Purpose::Orphan { permit, .. } = canceller.purpose {
@@ -67,7 +73,6 @@ impl Core {
             return;
         }
         *rounds -= 1;
-        let deadline = now.plus_ms(RECLAIM_PAUSE_MS);
         self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
         if let (Some(address), true) = (&canceller.address, canceller.key.is_some()) {
             canceller.connected = true;
