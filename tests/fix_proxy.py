@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +69,7 @@ class Proxy:
     host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
     expect_exit: int = 0
+    written: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config_path(self) -> Path:
@@ -84,8 +85,18 @@ class Proxy:
         users: Mapping[str, Table],
         supervisor: Table,
         settings: Table,
+        more_listen: tuple[str, ...] = (),
     ) -> None:
-        """Write the configuration and the secret file."""
+        """Write the configuration and the secret file; `more_listen` are further addresses."""
+        self.written = {
+            "target": target,
+            "pool": pool,
+            "auth": auth,
+            "users": users,
+            "supervisor": supervisor,
+            "settings": settings,
+            "more_listen": more_listen,
+        }
         parts = [
             toml_table(
                 "supervisor",
@@ -105,7 +116,7 @@ class Proxy:
             ),
             toml_table(
                 "proxy.endpoint",
-                {"name": "default", "listen": [f"{self.host}:{self.port}"]},
+                {"name": "default", "listen": [f"{self.host}:{self.port}", *more_listen]},
                 many=True,
             ),
             toml_table("proxy.pool", pool),
@@ -120,6 +131,10 @@ class Proxy:
         secrets = self.folder / "users.toml"
         secrets.write_text("\n".join(toml_table(user, t) for user, t in users.items()))
         secrets.chmod(0o600)
+
+    def rewrite(self, **changes: Any) -> None:
+        """Write the files again with other arguments of `write`; the service is not told."""
+        self.write(**self.written | changes)
 
     def start(self, **popen: Any) -> None:
         """Start the program and wait until its endpoint accepts."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +42,20 @@ def run_clients(count: int, work: Callable[[int], T]) -> list[T]:
     """Run `work(0) … work(count - 1)`, each in a thread of its own; raise the first failure."""
     with ThreadPoolExecutor(count) as pool:
         return [done.result() for done in [pool.submit(work, n) for n in range(count)]]
+
+
+def pgbench(server: Postgres, port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pgbench on a port and return its output."""
+    program = server.binaries / "pgbench"
+    command = str(program) if program.exists() else shutil.which("pgbench")
+    assert command, "pgbench is not installed"
+    return subprocess.run(
+        [command, "-h", server.host, "-p", str(port), "-U", "postgres", *arguments, "test"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
 
 
 @dataclass

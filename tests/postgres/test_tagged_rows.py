@@ -231,13 +231,17 @@ def killer(server: Postgres, stop: threading.Event, dice: random.Random) -> int:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kills", [False, True], ids=["calm", "kills"])
-@pytest.mark.parametrize("statements", [500, 3], ids=["large-cache", "small-cache"])
+@pytest.mark.parametrize(
+    ("statements", "workers"),
+    [(500, 1), (3, 1), (500, 3), (3, 3)],
+    ids=["large-cache", "small-cache", "large-cache-3-workers", "small-cache-3-workers"],
+)
 def test_t27_no_client_ever_sees_a_row_of_another(
-    kills: bool, statements: int, postgres: Postgres, proxy: Maker
+    kills: bool, statements: int, workers: int, postgres: Postgres, proxy: Maker
 ) -> None:
     """Every row is the client's own and in its place; the budget holds all the while."""
     pool = {"max_connections": SERVERS, "max_prepared_statements": statements}
-    front = proxy(postgres, pool=pool)
+    front = proxy(postgres, workers=workers, pool=pool)
     start, stop = seed(), threading.Event()
     turns = int(TURNS * scale())
     forgiven = KILLED if kills else CALM
