@@ -1,7 +1,8 @@
 //! Campaigns: many seeds on all cores, one seed in full.
 //!
 //! `SIM_SEED=n` replays one seed and tells each step; `SIM_SEEDS`, `SIM_FROM` and `SIM_STEPS`
-//! change how much is run. This is the last file on the path.
+//! change how much is run, `SIM_WORKERS` by how many workers (1–4). This is the last file on the
+//! path.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +26,8 @@ pub struct Failure {
 /// # Errors
 /// What must not happen and did: in the core, or in the simulator itself.
 pub fn run_seed(seed: u64, steps: u64, told_in_full: bool) -> Result<(), Failure> {
-    let mut world = World::new(seed, steps, told_in_full);
+    let workers = number_from_env("SIM_WORKERS").map(|workers| workers as usize);
+    let mut world = World::new(seed, steps, workers, told_in_full);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         world.storm(steps);
         if world.net.failure.is_none() {

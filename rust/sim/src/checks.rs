@@ -2,13 +2,16 @@
 //! end.
 //!
 //! The core checks its own state after each call (`check_invariants`); here it is judged from
-//! outside. Next on the path: `campaign.rs`.
+//! outside. Next on the path: `rush.rs`.
 
+use ledger::Limit;
 use proxy_core::ids::Conn;
-use proxy_core::sink::Now;
 
 use crate::client::{Client, Stage};
-use crate::net::show;
+use crate::net::{Desk, show};
+use crate::server::Server;
+use crate::settings;
+use crate::workers::Life;
 use crate::world::World;
 
 /// Steps of calm after which whoever still waits waits for ever.
@@ -17,14 +20,54 @@ const CALM_STEPS: u64 = 400_000;
 const LOOK_EVERY: u64 = 64;
 
 impl World {
-    /// After each step: the budget as the servers see it (I4).
+    /// After each step: the budget as the servers see it (I4), over all workers.
     pub(crate) fn check_step(&mut self) {
         let is_server = |conn: &&Conn| matches!(conn, Conn::Server(_));
-        let open = self.net.by_conn.keys().filter(is_server).count();
-        let coming = self.net.connecting.iter().filter(is_server).count();
-        if open + coming > self.allowed as usize {
-            let allowed = self.allowed;
-            self.net.fail(format!("I4: {open} + {coming} server connections of {allowed}"));
+        let coming = self.net.desks.iter().flat_map(|desk| &desk.connecting);
+        let coming = coming.filter(is_server).count();
+        let open = self.servers.iter().filter(|server| server.is_living()).count();
+        let allowed = self.page.allowed() as usize;
+        // What a fallen limit finds may stay for a while; no more may come.
+        if open + coming > allowed.max(self.living) {
+            let why = format!("I4: {open} + {coming} server connections of {allowed}");
+            self.net.fail(why);
+        }
+        self.living = open + coming;
+        self.check_limit(allowed);
+        self.check_paused();
+    }
+
+    /// The limit is that of the newest settings, whichever the workers have.
+    fn check_limit(&mut self, allowed: usize) {
+        let epoch = self.published.len() as u64;
+        let is_right = match self.settings_of(epoch).limit {
+            Limit::Connections(limit) => allowed == limit as usize,
+            // Unknown, or of the 5 connections that the servers leave to users.
+            Limit::Percent(percent) => allowed == 1 || allowed == 5 * usize::from(percent) / 100,
+        };
+        if !is_right {
+            self.net.fail(format!("the limit is {allowed}, which epoch {epoch} does not say"));
+        }
+    }
+
+    /// Whoever waits for a pause is not told too early that it is complete.
+    fn check_paused(&mut self) {
+        for at in self.running() {
+            let config = self.settings_of(self.workers[at].epoch);
+            if config.paused.is_empty() || self.page.worker_view(at as u8).paused_busy > 0 {
+                continue;
+            }
+            let open = |server: &&Server| {
+                let owner = self.net.wires[server.wire].owner;
+                server.is_living()
+                    && owner.is_some_and(|(worker, _)| worker == at)
+                    && config.is_paused(server.database.as_bytes())
+                    && server.is_ready()
+            };
+            if let Some(server) = self.servers.iter().find(open) {
+                let pid = server.pid;
+                self.net.fail(format!("worker {at} calls a pause complete and has server {pid}"));
+            }
         }
     }
 
@@ -38,7 +81,7 @@ impl World {
             return;
         }
         let tag = client.tag;
-        let excused = client.told_fatal.is_some() || leave.faults;
+        let excused = client.told_fatal.is_some() || client.doomed || leave.faults;
         // The proxy waits for so long with the answers of a client that sends no more.
         let in_time = self.now < client.left_at + 5_000_000;
         if client.half_closed && in_time && !excused && !client.is_answered() {
@@ -55,6 +98,9 @@ impl World {
     pub(crate) fn calm(&mut self) {
         self.stormy = false;
         self.net.note(|| "the calm".to_owned());
+        let newest = self.settings_of(self.published.len() as u64);
+        let epoch = self.published.len() as u64 + 1;
+        self.publish(settings::generous(&newest, &self.plan.config, epoch));
         if self.leave.hostile {
             // One that has claimed a long message may never end it: nobody is served by waiting.
             for server in self.servers.iter_mut().filter(|server| !server.ended) {
@@ -77,42 +123,65 @@ impl World {
         self.run_until("answers", |world| {
             world.clients.iter().all(|client| world.is_served(client))
         });
-        for client in &mut self.clients {
-            if client.stage != Stage::Over && !client.left {
-                client.terminate(&mut self.net.wires[client.wire]);
-            }
+        self.run_until("the end of all clients", Self::are_clients_gone);
+        if self.net.failure.is_none() {
+            self.rush();
         }
-        self.run_until("the end of all clients", |world| world.core.stats().clients == 0);
-        self.run_until("servers at rest", Self::are_servers_at_rest);
+        self.run_until("the end of all clients", Self::are_clients_gone);
+        self.run_until("servers at rest", Self::is_at_rest);
         self.check_servers();
+    }
+
+    fn are_clients_gone(&self) -> bool {
+        let newest = self.published.len() as u64;
+        self.workers.iter().all(|worker| match &worker.core {
+            Some(core) => {
+                worker.life == Life::Serves && worker.epoch == newest && core.stats().clients == 0
+            }
+            None => worker.life == Life::Buried && self.leave.stopping,
+        })
     }
 
     fn is_served(&self, client: &Client) -> bool {
         let wire = &self.net.wires[client.wire];
         match client.stage {
             Stage::Over => true,
-            _ if client.left && !client.half_closed => wire.conn.is_none(),
+            _ if client.left && !client.half_closed => wire.closed,
             Stage::Ready if client.half_closed => false,
             Stage::Ready => client.is_answered(),
             Stage::Encryption | Stage::Login | Stage::Cancel => false,
         }
     }
 
-    fn are_servers_at_rest(&self) -> bool {
-        self.net.connecting.is_empty()
-            && self.servers.iter().all(|server| {
-                let wire = &self.net.wires[server.wire];
-                server.ended && wire.conn.is_none()
-                    || server.is_ready()
-                        && server.backend.is_quiet()
-                        && wire.to_peer.is_empty()
-                        && wire.to_core.is_empty()
-                        && wire.conn.is_some()
-                        && !wire.to_peer_fin
-            })
+    /// Every server waits for work, and the page says the same as the servers.
+    fn is_at_rest(&self) -> bool {
+        let idle = |server: &Server| {
+            let wire = &self.net.wires[server.wire];
+            server.ended && wire.closed
+                || server.is_ready()
+                    && server.backend.is_quiet()
+                    && wire.to_peer.is_empty()
+                    && wire.to_core.is_empty()
+                    && wire.owner.is_some()
+                    && !wire.to_peer_fin
+        };
+        let is_idle = |desk: &Desk| {
+            desk.connecting.is_empty() && desk.passes.is_empty() && desk.answers.is_empty()
+        };
+        let settled = self.net.desks.iter().all(is_idle) && self.servers.iter().all(idle);
+        // Once all workers have gone, nobody is left to reclaim what they held.
+        settled && (self.running().is_empty() || self.is_page_settled())
     }
 
-    fn run_until(&mut self, what: &str, is_done: impl Fn(&Self) -> bool) {
+    fn is_page_settled(&self) -> bool {
+        let view = self.page.budget_view();
+        let living = self.servers.iter().filter(|server| server.is_living()).count();
+        view.held as usize == living
+            && view.connecting + view.transit + view.orphaned == 0
+            && !self.page.others_want()
+    }
+
+    pub(crate) fn run_until(&mut self, what: &str, is_done: impl Fn(&Self) -> bool) {
         for step in 0..CALM_STEPS {
             if self.net.failure.is_some() {
                 return;
@@ -121,25 +190,31 @@ impl World {
                 return;
             }
             self.step += 1;
-            self.answer_new_arrivals();
+            self.dismiss_clients();
             self.take_step();
         }
         let dump = self.dump();
         self.net.fail(format!("I6: waiting for {what} in vain\n{dump}"));
     }
 
-    /// Clients that finish their login in the calm ask as well.
-    fn answer_new_arrivals(&mut self) {
+    /// Clients that finish their login in the calm ask as well; whoever has been answered goes, so
+    /// that nobody waits for a pinned one.
+    fn dismiss_clients(&mut self) {
         for client in &mut self.clients {
-            if client.uncertain && !client.left && client.stage == Stage::Ready {
-                client.left = true;
-                self.net.wires[client.wire].reset();
+            if client.stage != Stage::Ready || client.left || client.told_fatal.is_some() {
+                continue;
             }
-            let is_new =
-                client.stage == Stage::Ready && client.readies == 0 && client.is_answered();
-            if is_new && !client.left && client.told_fatal.is_none() && !self.leave.hostile {
+            let wire = &mut self.net.wires[client.wire];
+            if client.uncertain {
+                client.left = true;
+                wire.reset();
+            } else if !client.is_answered() {
+                continue;
+            } else if client.readies == 0 && !self.leave.hostile {
                 client.readies = 1;
-                client.conclude(&mut self.net.wires[client.wire]);
+                client.conclude(wire);
+            } else {
+                client.terminate(wire);
             }
         }
     }
@@ -170,13 +245,52 @@ impl World {
                 return self.net.fail(why);
             }
         }
-        self.core.handle_stop_now(Now(self.now), &mut self.net);
-        self.settle();
+        self.check_settings();
+        for at in self.running() {
+            if self.page.worker_view(at as u8).paused_busy > 0 {
+                return self.net.fail(format!("worker {at} still counts servers of paused pools"));
+            }
+            self.call(at, |core, now, net| core.handle_stop_now(now, net));
+        }
+    }
+
+    /// No server is left that the newest settings would have opened otherwise.
+    fn check_settings(&mut self) {
+        let newest = self.settings_of(self.published.len() as u64);
+        let is_old = |server: &&Server| {
+            let before = &server.settings;
+            let database = server.database.as_bytes();
+            let version = settings::password_version(&newest, &server.user);
+            server.is_living()
+                && (server.password.is_some() && server.password != version
+                    || before.init_query != newest.init_query
+                    || before.reconnect_serial(database) < newest.reconnect_serial(database))
+        };
+        if self.running().is_empty() {
+            return;
+        }
+        if let Some(server) = self.servers.iter().find(is_old) {
+            let pid = server.pid;
+            self.net.fail(format!("server {pid} of older settings was not replaced"));
+        }
     }
 
     /// Who stands where.
-    fn dump(&self) -> String {
-        let mut lines = vec![format!("now {} {:?}", self.now, self.core.stats())];
+    pub(crate) fn dump(&self) -> String {
+        let mut lines = vec![format!("now {} {:?}", self.now, self.page.budget_view())];
+        for (at, worker) in self.workers.iter().enumerate() {
+            let desk = &self.net.desks[at];
+            lines.push(format!(
+                "worker {at} {:?} epoch {} {:?} connecting {:?} passes {:?} answers {:?} inbox {:?}",
+                worker.life,
+                worker.epoch,
+                worker.core.as_ref().map(proxy_core::core::Core::stats),
+                desk.connecting,
+                desk.passes,
+                desk.answers,
+                desk.inbox,
+            ));
+        }
         for client in &self.clients {
             let wire = &self.net.wires[client.wire];
             if client.stage == Stage::Over {
@@ -187,7 +301,7 @@ impl World {
                  shadow {} inbox {:?} out {:?}",
                 client.tag,
                 client.stage,
-                wire.conn,
+                wire.owner,
                 client.left,
                 client.is_answered(),
                 wire.paused,
@@ -203,7 +317,7 @@ impl World {
             let wire = &self.net.wires[server.wire];
             lines.push(format!(
                 "server {at} {:?} {} quiet {} paused {} to_core {} to_peer {} fin {} last {:?}",
-                wire.conn,
+                wire.owner,
                 char::from(server.backend.status()),
                 server.backend.is_quiet(),
                 wire.paused,

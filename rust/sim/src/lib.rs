@@ -3,9 +3,8 @@
 //! Everything that could differ between two runs comes from the seed: time, cuts, delays, faults,
 //! what clients ask. Each client knows what a direct connection would have answered and compares.
 //! After the faults comes a calm in which everybody must be served. Files, in the order of a step:
-//! `rng`, `plan` → `world` → `net`, `wire` →
-//! `client` (with its oracle) → `server` → `backend` →
-//! `checks`.
+//! `rng`, `plan`, `settings` → `world` → `net`, `wire` → `workers` → `upstream` →
+//! `client` (with its oracle) → `server` → `backend` → `checks`, `rush`.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,6 +20,10 @@ mod client;
 mod net;
 mod plan;
 mod rng;
+mod rush;
 mod server;
+mod settings;
+mod upstream;
 mod wire;
+mod workers;
 mod world;

@@ -47,11 +47,25 @@ pub(crate) struct Plan {
     pub(crate) stop_at: Option<u64>,
     /// How many of a hundred acts come although earlier ones are unanswered.
     pub(crate) pipelining: u64,
+    /// Workers on one page.
+    pub(crate) workers: usize,
+    /// A worker is killed in so many of a thousand events of a worker's life.
+    pub(crate) deaths: u64,
+    /// A worker stops for a while in so many.
+    pub(crate) hangs: u64,
+    /// New settings are published in so many of a thousand events about settings.
+    pub(crate) publications: u64,
+    /// Datagrams that an inbox holds.
+    pub(crate) inbox_max: usize,
+    /// Connections are handed over some time after the core has asked for it.
+    pub(crate) slow_passes: bool,
 }
 
 impl Plan {
-    /// Draws a plan for a run of this many steps.
-    pub(crate) fn draw(rng: &mut Rng, steps: u64) -> Self {
+    /// Draws a plan for a run of this many steps, by this many workers if that is given.
+    pub(crate) fn draw(rng: &mut Rng, steps: u64, workers: Option<usize>) -> Self {
+        let drawn = rng.pick(&[1, 1, 1, 2, 2, 3, 4, 4]);
+        let workers = workers.unwrap_or(drawn);
         let character = rng.below(100);
         let server_auth = rng.pick(&[
             ServerAuth::Trust,
@@ -63,7 +77,7 @@ impl Plan {
         ]);
         let garbage = rng.percent(25);
         Self {
-            config: draw_config(rng),
+            config: draw_config(rng, workers),
             clients_max: 2 + rng.index(12),
             faults: character >= 50,
             hostile: character >= 88,
@@ -72,6 +86,12 @@ impl Plan {
             server_auth,
             stop_at: rng.percent(15).then(|| steps * 3 / 4),
             pipelining: rng.pick(&[0, 10, 40]),
+            workers,
+            deaths: rng.pick(&[0, 0, 20, 200]),
+            hangs: rng.pick(&[0, 0, 50]),
+            publications: rng.pick(&[0, 0, 50, 300]),
+            inbox_max: rng.pick(&[1, 4, 64]),
+            slow_passes: rng.percent(50),
         }
     }
 
@@ -87,17 +107,22 @@ fn mostly(rng: &mut Rng, usual: u64, others: &[u64]) -> u64 {
     if rng.percent(65) { usual } else { rng.pick(others) }
 }
 
-fn draw_config(rng: &mut Rng) -> Config {
-    let limit = if rng.percent(15) {
+/// A limit; small, so that permits are scarce.
+pub(crate) fn draw_limit(rng: &mut Rng) -> Limit {
+    if rng.percent(15) {
         Limit::Percent(rng.pick(&[20, 100]))
     } else {
         Limit::Connections(1 + rng.below(5) as u32)
-    };
+    }
+}
+
+fn draw_config(rng: &mut Rng, workers: usize) -> Config {
+    let limit = draw_limit(rng);
     let mode = if rng.percent(10) { PoolMode::Session } else { PoolMode::Transaction };
     let init_query = if rng.percent(25) { "SET lock_timeout TO '7'" } else { "" };
     Config {
         name: "sim".to_owned(),
-        workers: 1,
+        workers: workers as u32,
         allow: Vec::new(),
         client_connections_max: 1000,
         credentials: (0..1 + rng.index(2)).map(|user| draw_credential(rng, user)).collect(),

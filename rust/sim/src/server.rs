@@ -3,14 +3,18 @@
 //! What it answers leaves when PostgreSQL would flush it, or earlier, as a full buffer does.
 //! Next on the path: `client/mod.rs`.
 
+use std::rc::Rc;
+
 use auth::{SCRAM_SHA_256, ScramServer, Verifier};
 use pgwire::frontend::{self, SaslInitial, Startup};
 use pgwire::{tag, write};
+use proxy_core::config::Config;
 
 use crate::backend::Backend;
 use crate::backend::session::Session;
-use crate::plan::{PASSWORD, ServerAuth};
+use crate::plan::ServerAuth;
 use crate::rng::Rng;
+use crate::settings::{password, password_version, version_that};
 use crate::wire::{Wire, take_message};
 
 /// Where a connection stands.
@@ -41,28 +45,43 @@ pub(crate) struct Server {
     pub(crate) secret: Vec<u8>,
     /// It has ended its side.
     pub(crate) ended: bool,
+    /// The settings of the worker that opened it, then.
+    pub(crate) settings: Rc<Config>,
+    /// Which password it was entered with.
+    pub(crate) password: Option<u64>,
+    /// It is known only to be a CancelRequest's.
+    pub(crate) for_cancel: bool,
+    pub(crate) user: String,
+    pub(crate) database: String,
     stage: Stage,
     buffer: Vec<u8>,
-    user: Vec<u8>,
     auth: ServerAuth,
-    has_init: bool,
 }
 
 impl Server {
     /// A connection that has just been accepted.
     #[must_use]
-    pub(crate) fn new(wire: usize, pid: u32, auth: ServerAuth, has_init: bool) -> Self {
+    pub(crate) fn new(
+        wire: usize,
+        pid: u32,
+        auth: ServerAuth,
+        settings: Rc<Config>,
+        for_cancel: bool,
+    ) -> Self {
         Self {
             wire,
             backend: Backend::new(Session::default()),
             pid,
             secret: (pid.wrapping_mul(0x9E37_79B9)).to_be_bytes().to_vec(),
             ended: false,
+            settings,
+            password: None,
+            for_cancel,
+            user: String::new(),
+            database: String::new(),
             stage: Stage::Startup,
             buffer: Vec::new(),
-            user: Vec::new(),
             auth,
-            has_init,
         }
     }
 
@@ -81,7 +100,7 @@ impl Server {
         }
     }
 
-    /// Reads what has come.
+    /// Reads what has come from a worker that works by these settings now.
     ///
     /// # Errors
     /// The core broke the protocol towards a server.
@@ -89,12 +108,13 @@ impl Server {
         &mut self,
         bytes: &[u8],
         wire: &mut Wire,
+        settings: &Config,
         rng: &mut Rng,
     ) -> Result<(), String> {
         self.buffer.extend_from_slice(bytes);
         loop {
             if matches!(self.stage, Stage::Startup) {
-                if !self.startup(wire, rng)? {
+                if !self.startup(wire, settings, rng)? {
                     return Ok(());
                 }
                 continue;
@@ -114,7 +134,12 @@ impl Server {
         }
     }
 
-    fn startup(&mut self, wire: &mut Wire, rng: &mut Rng) -> Result<bool, String> {
+    fn startup(
+        &mut self,
+        wire: &mut Wire,
+        current: &Config,
+        rng: &mut Rng,
+    ) -> Result<bool, String> {
         let length = frontend::startup_length(&self.buffer).map_err(|m| m.0.to_owned())?;
         let Some(length) = length.filter(|length| *length <= self.buffer.len()) else {
             return Ok(false);
@@ -132,8 +157,8 @@ impl Server {
         let mut settings = Vec::new();
         for (name, value) in message.parameters() {
             match name {
-                b"user" => self.user = value.to_vec(),
-                b"database" => {}
+                b"user" => self.user = String::from_utf8_lossy(value).into_owned(),
+                b"database" => self.database = String::from_utf8_lossy(value).into_owned(),
                 _ => settings.push((
                     String::from_utf8_lossy(name).into_owned(),
                     String::from_utf8_lossy(value).into_owned(),
@@ -143,13 +168,13 @@ impl Server {
         let settings: Vec<(&str, &str)> =
             settings.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let mut session = Session::new(&settings);
-        session.kept.init_undone = self.has_init.then_some(None);
+        session.kept.init_undone = (!self.settings.init_query.is_empty()).then_some(None);
         self.backend = Backend::new(session);
-        self.ask(wire, rng);
+        self.ask(wire, current, rng);
         Ok(true)
     }
 
-    fn ask(&mut self, wire: &mut Wire, rng: &mut Rng) {
+    fn ask(&mut self, wire: &mut Wire, current: &Config, rng: &mut Rng) {
         let mut out = Vec::new();
         self.stage = match self.auth {
             ServerAuth::Trust => return self.welcome(wire),
@@ -164,7 +189,9 @@ impl Server {
             }
             ServerAuth::Scram => {
                 write::authentication_sasl(&mut out, &[SCRAM_SHA_256]);
-                let verifier = Verifier::from_password(PASSWORD, b"salt of a server", 2);
+                self.password = password_version(current, &self.user);
+                let password = password(self.password.unwrap_or(0));
+                let verifier = Verifier::from_password(&password, b"salt of a server", 2);
                 let mut nonce = [0; 18];
                 nonce[..8].copy_from_slice(&rng.next_u64().to_be_bytes());
                 Stage::ScramFirst(Box::new(ScramServer::new(&verifier, nonce)))
@@ -178,15 +205,18 @@ impl Server {
         match std::mem::replace(&mut self.stage, Stage::Startup) {
             Stage::Password { md5 } => {
                 let given = frontend::password(body).map_err(|m| m.0.to_owned())?;
-                let right = match md5 {
-                    None => given == PASSWORD,
+                self.password = version_that(|password| match md5 {
+                    None => given == password,
                     Some(salt) => {
-                        let inner = auth::md5::inner(PASSWORD, &self.user);
+                        let inner = auth::md5::inner(password, self.user.as_bytes());
                         auth::md5::verify(&inner, salt, given)
                     }
-                };
-                if !right {
+                });
+                if self.password.is_none() {
                     return Err("a wrong password came to a server".to_owned());
+                }
+                if self.password < password_version(&self.settings, &self.user) {
+                    return Err("an old password came to a server".to_owned());
                 }
             }
             Stage::ScramFirst(mut scram) => {
@@ -200,7 +230,14 @@ impl Server {
                 return Ok(());
             }
             Stage::ScramFinal(mut scram) => {
-                let reply = scram.finish(body).map_err(|error| format!("SCRAM: {error:?}"))?;
+                let Ok(reply) = scram.finish(body) else {
+                    // It was changed between the two messages.
+                    let text = "password authentication failed";
+                    write::error(&mut out, "FATAL", b"28P01", text, None, None);
+                    wire.to_core.extend(out);
+                    self.end(wire);
+                    return Ok(());
+                };
                 write::authentication_sasl_final(&mut out, &reply);
                 wire.to_core.extend(out);
             }
@@ -243,14 +280,22 @@ impl Server {
         if rng.percent(5) {
             self.backend.flushed = self.backend.out.len();
         }
+        // Whoever writes to a connection that is closed learns of it.
+        let writes_in_vain = wire.closed && self.backend.flushed > 0;
         while self.backend.flushed > 0 {
             let Some(reply) = self.backend.take_reply() else { break };
             wire.to_core.extend(reply);
         }
         let hung_up = wire.to_peer_fin && wire.to_peer.is_empty() && self.backend.wants_input();
-        if self.backend.ended || hung_up {
+        if self.backend.ended || hung_up || writes_in_vain {
             self.end(wire);
         }
+    }
+
+    /// Whether it is a backend that takes a place among the target's connections.
+    #[must_use]
+    pub(crate) const fn is_living(&self) -> bool {
+        !self.ended && !self.for_cancel
     }
 
     /// Sends a message that nobody asked for.

@@ -1,7 +1,7 @@
 //! One connection: a byte pipe in each direction that cuts anywhere, stalls and breaks, and the
 //! messages in its bytes.
 //!
-//! It knows no protocol beyond message heads. Next on the path: `net.rs`, the core's side of all
+//! It knows no protocol beyond message heads. Next on the path: `net.rs`, the workers' side of all
 //! wires.
 
 use std::collections::VecDeque;
@@ -31,8 +31,13 @@ pub(crate) struct Wire {
     pub(crate) to_peer: VecDeque<u8>,
     /// The core ended its side, behind `to_peer`.
     pub(crate) to_peer_fin: bool,
-    /// The core's name of this connection; none once the core has closed it or was told of its end.
-    pub(crate) conn: Option<Conn>,
+    /// Whose connection it is: a worker and that one's core's name of it. None while it is in the
+    /// mail, and once the core has closed it or was told of its end.
+    pub(crate) owner: Option<(usize, Conn)>,
+    /// The core's side is closed for good: what the peer still sends meets nobody.
+    pub(crate) closed: bool,
+    /// The core has asked to hand it over: nothing is read from it.
+    pub(crate) leaving: bool,
     /// The core does not read now.
     pub(crate) paused: bool,
     /// The core was told that `to_peer` is long.
@@ -57,13 +62,27 @@ impl Wire {
     /// Whether the core has bytes or an end to read.
     #[must_use]
     pub(crate) fn has_input(&self) -> bool {
-        if self.conn.is_none() {
+        if self.owner.is_none() || self.leaving {
             return false;
         }
         if self.to_core_end == Some(End::Reset) {
             return true;
         }
         !self.paused && (!self.to_core.is_empty() || self.to_core_end.is_some() && !self.eof_told)
+    }
+
+    /// The core's side closes; what was sent before still arrives.
+    pub(crate) fn close(&mut self) {
+        self.to_peer_fin = true;
+        self.closed = true;
+        self.owner = None;
+    }
+
+    /// Comes out of the mail: the receiver knows nothing of what was between it and the sender.
+    pub(crate) fn arrive(&mut self) {
+        self.leaving = false;
+        self.paused = false;
+        self.eof_told = false;
     }
 
     /// Sends FIN: the peer sends nothing more.

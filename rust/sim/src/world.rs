@@ -1,31 +1,41 @@
-//! A run: clients, the core, servers, and chance, step by step.
+//! A run: clients, workers, servers, and chance, step by step.
 //!
 //! First the safety phase, in which everything may happen; then the calm (`checks.rs`), in which
-//! everybody must be served. Next on the path: `net.rs`.
+//! everybody must be served. What belongs to the workers is in `workers.rs`, what belongs to the
+//! servers in `upstream.rs`. Next on the path: `net.rs`.
 
-use std::sync::atomic::AtomicU64;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use auth::ScramKeys;
-use ledger::{Ledger, Limit};
-use proxy_core::core::{Core, Home, KeysAnswer};
-use proxy_core::event::Event;
-use proxy_core::ids::{ClientId, Conn};
-use proxy_core::sink::{Chunk, ChunkId, Gone, Now, Peer};
+use ledger::{Ledger, SUPERVISOR};
+use proxy_core::config::Config;
+use proxy_core::core::Core;
+use proxy_core::ids::Conn;
+use proxy_core::sink::{Chunk, ChunkId, Gone, Peer};
 
 use crate::client::{Client, Leave, Stage};
 use crate::net::{Net, show};
-use crate::plan::{PASSWORD, Plan};
+use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::server::Server;
 use crate::wire::{End, Wire};
+use crate::workers::{Life, Worker};
+
+/// Permits that the page has room for; plans ask for fewer.
+const SLOTS: u32 = 16;
 
 /// One run.
 pub(crate) struct World {
     /// Its circumstances.
     pub(crate) plan: Plan,
-    /// The thing under test.
-    pub(crate) core: Core,
-    /// Its side of the connections.
+    /// The things under test.
+    pub(crate) workers: Vec<Worker>,
+    /// What they share.
+    pub(crate) words: &'static [AtomicU64],
+    /// The same, as the supervisor sees it.
+    pub(crate) page: Ledger,
+    /// Their side of the connections.
     pub(crate) net: Net,
     /// All chance.
     pub(crate) rng: Rng,
@@ -37,30 +47,57 @@ pub(crate) struct World {
     pub(crate) servers: Vec<Server>,
     /// What clients may hear because of what has happened.
     pub(crate) leave: Leave,
-    /// Server connections allowed.
-    pub(crate) allowed: u32,
+    /// All settings there ever were, by epoch from 1 on.
+    pub(crate) published: Vec<Rc<Config>>,
+    /// Users whom some settings do not know.
+    pub(crate) removed: BTreeSet<String>,
+    /// Server connections after the last step.
+    pub(crate) living: usize,
     /// Faults still happen.
     pub(crate) stormy: bool,
-    /// SCRAM keys that the core asked for.
-    keys_wanted: Vec<(u32, u64, Vec<u8>, u32)>,
-    next_tag: u32,
+    /// Starts of workers.
+    pub(crate) incarnation: u64,
+    /// When backends without a connection act next, at the latest.
+    pub(crate) prompt_at: u64,
+    /// The client whose statement has begun to run since somebody looked.
+    pub(crate) began: Option<u32>,
+    /// Time passes in small steps only.
+    pub(crate) hurried: bool,
+    /// Something could happen until then.
+    pub(crate) still_since: u64,
+    pub(crate) next_tag: u32,
     pub(crate) step: u64,
 }
 
 /// What can happen in a step, with its weight.
-const EVENTS: [u64; 12] = [16, 18, 18, 22, 16, 14, 6, 7, 4, 1, 2, 2];
+const EVENTS: [u64; 16] = [16, 18, 18, 22, 16, 14, 6, 7, 4, 1, 2, 2, 8, 6, 3, 3];
+
+/// The page of this thread's runs, one after the other: nothing frees memory that all share.
+fn fresh_page(secret: [u8; 32]) -> &'static [AtomicU64] {
+    thread_local! {
+        static PAGE: &'static [AtomicU64] =
+            Box::leak((0..ledger::words_for(SLOTS)).map(|_| AtomicU64::new(0)).collect());
+    }
+    let words = PAGE.with(|page| *page);
+    words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    ledger::format(words, SLOTS, secret);
+    words
+}
 
 impl World {
-    /// The world of a seed.
+    /// The world of a seed, with this many workers if that is given.
     #[must_use]
-    pub(crate) fn new(seed: u64, steps: u64, told_in_full: bool) -> Self {
+    pub(crate) fn new(seed: u64, steps: u64, workers: Option<usize>, told_in_full: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let plan = Plan::draw(&mut rng, steps);
-        let mut net = Net { high_bytes: plan.high_bytes, ..Net::default() };
-        net.log = told_in_full.then(Vec::new);
+        let plan = Plan::draw(&mut rng, steps, workers);
+        let mut secret = [0; 32];
+        secret[..8].copy_from_slice(&seed.to_be_bytes());
+        let words = fresh_page(secret);
+        let page = Ledger::new(words, SUPERVISOR).expect("a page");
+        let mut net = Net::new(plan.workers, page.clone(), told_in_full);
+        net.high_bytes = plan.high_bytes;
+        net.inbox_max = plan.inbox_max;
         net.note(|| format!("{plan:#?}"));
-        let mut core_seed = [0; 32];
-        core_seed[..8].copy_from_slice(&seed.to_be_bytes());
         let config = &plan.config;
         let leave = Leave {
             hostile: plan.hostile,
@@ -72,35 +109,33 @@ impl World {
             connect_timeout: config.connect_timeout_ms < 1000,
             ..Leave::default()
         };
-        let slots = 256;
-        let words = (0..ledger::words_for(slots)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
-        let words: &'static [AtomicU64] = Box::leak(words.into());
-        ledger::format(words, slots, core_seed);
-        let home = Home {
-            ledger: Ledger::new(words, 0).expect("a page"),
-            incarnation: 1,
-            seed: core_seed,
-        };
-        home.ledger.set_alive(true, 1);
-        let allowed = match config.limit {
-            Limit::Connections(allowed) => allowed,
-            Limit::Percent(_) => 1,
-        };
-        Self {
-            core: Core::new(plan.config.clone(), 1, home, Now(0)),
+        let mut world = Self {
+            workers: (0..plan.workers).map(|_| Worker::unborn()).collect(),
+            published: vec![Rc::new(plan.config.clone())],
             plan,
+            words,
+            page,
             net,
             rng,
-            now: 0,
+            now: 1,
             clients: Vec::new(),
             servers: Vec::new(),
             leave,
-            allowed,
+            removed: BTreeSet::new(),
+            living: 0,
             stormy: true,
-            keys_wanted: Vec::new(),
+            incarnation: 0,
+            prompt_at: 0,
+            began: None,
+            hurried: false,
+            still_since: 0,
             next_tag: 0,
             step: 0,
+        };
+        for at in 0..world.workers.len() {
+            world.start_worker(at);
         }
+        world
     }
 
     /// The safety phase.
@@ -120,8 +155,14 @@ impl World {
     fn stop(&mut self) {
         self.net.note(|| "stop".to_owned());
         self.leave.stopping = true;
-        self.core.handle_stop(Now(self.now), &mut self.net);
-        self.settle();
+        for at in 0..self.workers.len() {
+            if self.workers[at].life == Life::Hangs {
+                self.resume(at);
+            }
+            if self.workers[at].core.is_some() {
+                self.stop_worker(at);
+            }
+        }
     }
 
     /// Something happens.
@@ -139,40 +180,17 @@ impl World {
             9 if self.stormy => self.fault(),
             10 if self.stormy => self.client_cancels(),
             11 => self.keys_come(),
+            12 => self.mail_comes(),
+            13 => self.passes_go(),
+            14 => self.life_goes_on(),
+            15 => self.settings_come(),
             _ => {}
         }
         self.check_step();
     }
 
-    fn pick(&mut self, candidates: &[usize]) -> Option<usize> {
+    pub(crate) fn pick(&mut self, candidates: &[usize]) -> Option<usize> {
         if candidates.is_empty() { None } else { Some(self.rng.pick(candidates)) }
-    }
-
-    pub(crate) fn settle(&mut self) {
-        while let Some(conn) = self.net.crowded.pop() {
-            self.core.handle_congested(conn, Now(self.now), &mut self.net);
-        }
-        for event in std::mem::take(&mut self.net.events) {
-            match event {
-                Event::ServerKeysNeeded { credential, epoch, salt, iterations } => {
-                    self.keys_wanted.push((credential, epoch, salt, iterations));
-                }
-                Event::BudgetChanged { allowed } => self.allowed = allowed,
-                Event::ProtocolViolation { side: "server", reason } if !self.plan.hostile => {
-                    self.net.fail(format!("a faithful server was accused: {reason}"));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    pub(crate) fn keys_come(&mut self) {
-        let Some((credential, epoch, salt, iterations)) = self.keys_wanted.pop() else { return };
-        let keys = ScramKeys::derive(PASSWORD, &salt, iterations);
-        let now = Now(self.now);
-        let answer = KeysAnswer { credential, epoch, salt, iterations, keys };
-        self.core.set_server_keys(answer, now, &mut self.net);
-        self.settle();
     }
 
     fn client_comes(&mut self) {
@@ -185,17 +203,20 @@ impl World {
         self.next_tag += 1;
         if let Some(wire) = self.accept() {
             let mut client = Client::connect(tag, wire, users, &mut self.rng);
+            client.removable = self.removed.contains(&client.user);
             client.begin(&mut self.net.wires[wire]);
             self.clients.push(client);
         }
     }
 
-    fn accept(&mut self) -> Option<usize> {
-        let id: ClientId = self.core.handle_accept(Peer::Unix, Now(self.now), &mut self.net)?;
-        self.net.note(|| format!("accept {id:?}"));
-        let wire = self.net.open(Some(Conn::Client(id)));
-        self.settle();
-        Some(wire)
+    /// Some worker accepts a connection; none if there is none, or it refuses.
+    pub(crate) fn accept(&mut self) -> Option<usize> {
+        let running = self.running();
+        let at = self.pick(&running)?;
+        let accept = |core: &mut Core, now, net: &mut Net| core.handle_accept(Peer::Unix, now, net);
+        let id = self.call(at, accept).flatten()?;
+        self.net.note(|| format!("worker {at} accepts {id:?}"));
+        Some(self.net.open(at, Conn::Client(id)))
     }
 
     fn client_acts(&mut self) {
@@ -282,75 +303,62 @@ impl World {
 
     /// The core reads from a client, or from a server.
     fn core_reads(&mut self, from_client: bool) {
-        let candidates: Vec<(Conn, usize)> = self
-            .net
-            .by_conn
-            .iter()
-            .filter(|(conn, index)| {
+        let mut candidates: Vec<(usize, Conn, usize)> = Vec::new();
+        for at in self.running() {
+            let readable = self.net.desks[at].by_conn.iter().filter(|(conn, index)| {
                 matches!(conn, Conn::Client(_)) == from_client
                     && self.net.wires[**index].has_input()
-            })
-            .map(|(conn, index)| (*conn, *index))
-            .collect();
+            });
+            candidates.extend(readable.map(|(conn, index)| (at, *conn, *index)));
+        }
         if candidates.is_empty() {
             return;
         }
-        let (conn, index) = self.rng.pick(&candidates);
-        let now = Now(self.now);
+        let (at, conn, index) = self.rng.pick(&candidates);
         let wire = &mut self.net.wires[index];
         if wire.to_core_end == Some(End::Reset) {
-            return self.tell_end(conn, Gone::Reset);
+            return self.tell_end(at, conn, Gone::Reset);
         }
         if wire.to_core.is_empty() {
-            return self.tell_end(conn, Gone::Eof);
+            return self.tell_end(at, conn, Gone::Eof);
         }
         let bytes = Wire::cut(&mut wire.to_core, &mut self.rng);
-        self.net.note(|| format!("{conn:?} -> {}", show(&bytes)));
+        self.net.note(|| format!("worker {at}: {conn:?} -> {}", show(&bytes)));
         self.net.chunk.clone_from(&bytes);
         let chunk = Chunk { id: ChunkId(0), bytes: &bytes };
-        match conn {
-            Conn::Client(id) => self.core.handle_client_bytes(id, chunk, now, &mut self.net),
-            Conn::Server(id) => self.core.handle_server_bytes(id, chunk, now, &mut self.net),
+        self.call(at, |core, now, net| match conn {
+            Conn::Client(id) => core.handle_client_bytes(id, chunk, now, net),
+            Conn::Server(id) => core.handle_server_bytes(id, chunk, now, net),
             // Nothing is answered to a CancelRequest.
             Conn::Canceller(_) => {}
-        }
+        });
         self.net.chunk.clear();
-        self.settle();
     }
 
-    fn tell_end(&mut self, conn: Conn, why: Gone) {
-        let now = Now(self.now);
-        self.net.note(|| format!("{conn:?} ends: {why:?}"));
-        match conn {
-            Conn::Client(id) if why == Gone::Eof => {
-                let index = self.net.by_conn[&conn];
-                self.net.wires[index].eof_told = true;
-                self.core.handle_client_eof(id, now, &mut self.net);
-            }
-            Conn::Client(id) => {
-                self.net.forget(conn);
-                self.core.handle_client_gone(id, now, &mut self.net);
-            }
-            Conn::Server(id) => {
-                self.net.forget(conn);
-                self.core.handle_server_gone(id, why, now, &mut self.net);
-            }
-            Conn::Canceller(id) => {
-                self.net.forget(conn);
-                self.core.handle_canceller_gone(id, now, &mut self.net);
-            }
+    pub(crate) fn tell_end(&mut self, at: usize, conn: Conn, why: Gone) {
+        self.net.note(|| format!("worker {at}: {conn:?} ends: {why:?}"));
+        if matches!(conn, Conn::Client(_)) && why == Gone::Eof {
+            let index = self.net.desks[at].by_conn[&conn];
+            self.net.wires[index].eof_told = true;
+        } else {
+            self.net.forget(at, conn);
         }
-        self.settle();
+        self.call(at, |core, now, net| match conn {
+            Conn::Client(id) if why == Gone::Eof => core.handle_client_eof(id, now, net),
+            Conn::Client(id) => core.handle_client_gone(id, now, net),
+            Conn::Server(id) => core.handle_server_gone(id, why, now, net),
+            Conn::Canceller(id) => core.handle_canceller_gone(id, now, net),
+        });
     }
 
     /// A queue has become shorter: the core may be told.
-    fn drained(&mut self, index: usize) {
+    pub(crate) fn drained(&mut self, index: usize) {
         let wire = &mut self.net.wires[index];
-        let Some(conn) = wire.conn else { return };
-        if wire.congested && wire.to_peer.len() <= self.plan.high_bytes / 2 {
+        let Some((at, conn)) = wire.owner else { return };
+        let runs = self.workers[at].life == Life::Serves;
+        if runs && wire.congested && wire.to_peer.len() <= self.plan.high_bytes / 2 {
             wire.congested = false;
-            self.core.handle_drained(conn, Now(self.now), &mut self.net);
-            self.settle();
+            self.call(at, |core, now, net| core.handle_drained(conn, now, net));
         }
     }
 
@@ -379,131 +387,31 @@ impl World {
         self.drained(index);
     }
 
-    fn server_reads(&mut self) {
-        let candidates: Vec<usize> = (0..self.servers.len())
-            .filter(|at| {
-                let server = &self.servers[*at];
-                !server.ended && !self.net.wires[server.wire].to_peer.is_empty()
-            })
-            .collect();
-        let Some(at) = self.pick(&candidates) else { return };
-        let server = &mut self.servers[at];
-        let index = server.wire;
-        let wire = &mut self.net.wires[index];
-        let bytes = Wire::cut(&mut wire.to_peer, &mut self.rng);
-        if let Err(why) = server.read(&bytes, wire, &mut self.rng) {
-            self.net.fail(format!("server {at}: {why}"));
-        }
-        self.drained(index);
-    }
-
-    fn server_works(&mut self) {
-        let candidates: Vec<usize> = (0..self.servers.len())
-            .filter(|at| {
-                let server = &self.servers[*at];
-                server.can_work(&self.net.wires[server.wire], self.now)
-            })
-            .collect();
-        let Some(at) = self.pick(&candidates) else { return };
-        let server = &self.servers[at];
-        if let Some((pid, secret)) = server.cancels() {
-            let found = self.servers.iter().position(|other| {
-                other.pid == pid && other.secret == secret && other.is_ready() && !other.ended
-            });
-            let hit = found.is_some_and(|found| {
-                let backend = &mut self.servers[found].backend;
-                !backend.is_preparing_native() && backend.cancel()
-            });
-            self.net.note(|| format!("server {at} carries a signal to {found:?}: {hit}"));
-        }
-        let server = &mut self.servers[at];
-        let wire = &mut self.net.wires[server.wire];
-        if server.cancels().is_some() {
-            return server.end(wire);
-        }
-        if self.stormy && server.is_ready() && self.rng.permille(10) {
-            server.chatter(&mut self.rng);
-        }
-        server.work(wire, self.now, &mut self.rng);
-        if let Some(why) = server.backend.violations.pop() {
-            self.net.fail(format!("server {at}: {why}"));
-        }
-    }
-
-    fn connect_ends(&mut self) {
-        if self.net.connecting.is_empty() {
-            return;
-        }
-        let at = self.rng.index(self.net.connecting.len());
-        let conn = self.net.connecting.remove(at);
-        let refused = self.stormy && self.plan.faults && self.rng.percent(15);
-        if refused {
-            self.leave.faults = true;
-            let why = Gone::Refused(std::io::ErrorKind::ConnectionRefused);
-            return self.tell_end(conn, why);
-        }
-        let wire = self.net.open(Some(conn));
-        self.net.note(|| format!("{conn:?} is connected, server {}", self.servers.len()));
-        let pid = 1000 + self.servers.len() as u32;
-        let has_init = !self.plan.config.init_query.is_empty();
-        self.servers.push(Server::new(wire, pid, self.plan.server_auth, has_init));
-        let now = Now(self.now);
-        match conn {
-            Conn::Server(id) => self.core.handle_server_connected(id, now, &mut self.net),
-            Conn::Canceller(id) => self.core.handle_canceller_connected(id, now, &mut self.net),
-            Conn::Client(_) => {}
-        }
-        self.settle();
-    }
-
     /// A little time, or all the time until something is due.
     pub(crate) fn time_passes(&mut self) {
-        if self.rng.percent(if self.stormy { 90 } else { 50 }) {
-            self.now += self.rng.below(5000);
+        if self.hurried || self.rng.percent(if self.stormy { 90 } else { 50 }) {
+            let little = self.now + self.rng.below(5000);
+            self.advance(little);
         } else {
-            let sleepers = self.servers.iter().filter(|server| !server.ended);
-            let wake = sleepers.filter_map(|server| server.backend.wakes_at()).min();
-            let deadline = self.core.poll_deadline().map(|deadline| deadline.0);
-            let next = wake.into_iter().chain(deadline).min();
             // Never so far that a pause looks like a hang to everybody.
             let most = self.now + if self.stormy { 200_000 } else { 20_000_000 };
-            self.now = next.unwrap_or(self.now).clamp(self.now, most);
-        }
-        let due = self.core.poll_deadline().is_some_and(|deadline| deadline.0 <= self.now);
-        if due {
-            let now = self.now;
-            self.net.note(|| format!("timeouts at {now}"));
-            self.core.handle_timeouts(Now(now), &mut self.net);
-            self.settle();
+            let next = self.next_due().unwrap_or(self.now).min(most);
+            self.advance(next);
         }
     }
 
-    fn fault(&mut self) {
-        if !self.plan.faults {
-            return;
-        }
-        let candidates: Vec<usize> = (0..self.servers.len())
-            .filter(|at| {
-                let server = &self.servers[*at];
-                !server.ended && self.net.wires[server.wire].conn.is_some()
-            })
-            .collect();
-        let Some(at) = self.pick(&candidates) else { return };
-        self.leave.faults = true;
-        let server = &mut self.servers[at];
-        let wire = &mut self.net.wires[server.wire];
-        let what = self.rng.below(if self.plan.hostile { 5 } else { 2 });
-        match what {
-            0 => {
-                server.ended = true;
-                wire.reset();
-            }
-            1 if server.is_ready() => server.die_politely(wire),
-            1 => server.end(wire),
-            2 => wire.to_core.extend((0..30).map(|_| self.rng.next_u64() as u8)),
-            3 => wire.to_core.extend([b'Z', 0, 0, 0, 5, b'Q']),
-            _ => wire.to_core.extend([self.rng.pick(b"12CDGSKIRTZ"), 0, 0x7F, 0xFF, 0xFF, 1, 2]),
-        }
-        self.net.note(|| format!("fault {what} at server {at}"));
+    /// When something happens by the clock alone.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        let sleepers = self.servers.iter().filter(|server| !server.ended);
+        let wake = sleepers.filter_map(|server| server.backend.wakes_at()).min();
+        let deadlines = self.workers.iter().filter_map(Worker::deadline);
+        wake.into_iter().chain(deadlines).min()
+    }
+
+    /// Time passes up to `then`, if that lies ahead.
+    pub(crate) fn advance(&mut self, then: u64) {
+        self.keep_pace(then);
+        self.now = self.now.max(then);
+        self.timers_fire();
     }
 }

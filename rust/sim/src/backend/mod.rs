@@ -81,6 +81,8 @@ pub(crate) struct Backend {
     opener: Option<u32>,
     /// The client whose statement ran last.
     pub(crate) last_tag: Option<u32>,
+    /// The client whose statement has begun to run since somebody looked.
+    pub(crate) began: Option<u32>,
     /// It has ended the connection.
     pub(crate) ended: bool,
     /// What must never happen and did.
@@ -134,6 +136,7 @@ impl Backend {
             now: 0,
             opener: None,
             last_tag: None,
+            began: None,
             ended: false,
             violations: Vec::new(),
         }

@@ -173,6 +173,7 @@ impl Backend {
     /// Looks at what a client's statement would meet in the session.
     fn check_session(&mut self, tag: u32) {
         self.last_tag = Some(tag);
+        self.began = Some(tag);
         if let Some(what) = self.session.foreign_to(tag) {
             self.violations.push(format!("I3: client {tag} met {what}"));
         }

@@ -90,10 +90,17 @@ pub(crate) struct Client {
     pub(crate) has_reset: bool,
     /// It reads seldom.
     pub(crate) slow: bool,
+    /// Its worker has died.
+    pub(crate) doomed: bool,
+    /// Its user was removed from the settings, for a while or for good.
+    pub(crate) removable: bool,
+    /// Its user's name.
+    pub(crate) user: String,
+    /// All that makes its pool.
+    pub(crate) pool: String,
     /// ReadyForQuery received.
     pub(crate) readies: u64,
     buffer: Vec<u8>,
-    user: String,
     startup: Vec<u8>,
     scram: Option<ScramClient>,
 }
@@ -114,10 +121,12 @@ impl Client {
         let mut parameters: Vec<(&[u8], &[u8])> =
             vec![(b"user", user.as_bytes()), (b"database", database.as_bytes())];
         parameters.extend(settings.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())));
+        let pool = format!("{user} {database} {}", settings.iter().any(|(n, _)| *n == "TimeZone"));
         let mut startup = Vec::new();
         write::startup(&mut startup, rng.pick(&[0, 0, 2]), &parameters);
         let mut client = Self::new(tag, wire_index, Backend::new(Session::new(&settings)));
         client.user = user;
+        client.pool = pool;
         client.startup = startup;
         client.stage = if rng.percent(20) { Stage::Encryption } else { Stage::Login };
         client.slow = rng.percent(15);
@@ -151,9 +160,12 @@ impl Client {
             copying: false,
             has_reset: false,
             slow: false,
+            doomed: false,
+            removable: false,
+            user: String::new(),
+            pool: String::new(),
             readies: 0,
             buffer: Vec::new(),
-            user: String::new(),
             startup: Vec::new(),
             scram: None,
         }
@@ -266,8 +278,10 @@ impl Client {
             }
             Authentication::SaslContinue(data) => {
                 let scram = self.scram.as_mut().ok_or("SCRAM out of order")?;
-                let asked = scram.server_first(data, 10).map_err(|e| format!("{e:?}"))?;
-                let keys = ScramKeys::derive(PASSWORD, &asked.salt, asked.iterations);
+                // A user who was removed is asked for more: it fails, and so it does with less work.
+                let most = if self.removable { u32::MAX } else { 1 };
+                let asked = scram.server_first(data, most).map_err(|e| format!("{e:?}"))?;
+                let keys = ScramKeys::derive(PASSWORD, &asked.salt, 1);
                 let reply = scram.finish(&keys).map_err(|e| format!("{e:?}"))?;
                 write::sasl_response(&mut out, &reply);
             }

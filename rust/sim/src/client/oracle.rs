@@ -209,7 +209,8 @@ impl Client {
     pub(super) fn fatal_or_wrong(&mut self, body: &[u8], leave: &Leave) -> Result<(), String> {
         let error = read_error(body)?;
         let allowed = match &error.code {
-            b"57P01" => leave.stopping || leave.faults,
+            b"57P01" => leave.stopping || leave.faults || self.removable,
+            b"28P01" => self.removable,
             b"57P05" => leave.idle_timeout,
             b"25P03" => leave.idle_transaction_timeout,
             b"57014" => leave.query_timeout,

@@ -66,6 +66,7 @@ impl Client {
         let own = tag_text(self.tag);
         let text = match rng.below(6) {
             0 => format!("SELECT '{own}' FROM generate_series(1, {})", 1 + rng.below(40)),
+            1 if rng.percent(20) => format!("SELECT pg_sleep({})", 500 + rng.below(2000)),
             1 => format!("SELECT pg_sleep({})", 1 + rng.below(60)),
             2 => "SELECT 1/0".to_owned(),
             3 => format!("COPY (SELECT x FROM generate_series(1, {}) x) TO STDOUT", rng.below(20)),
@@ -304,7 +305,18 @@ impl Client {
         self.sync(wire);
         let text = self.tagged("ROLLBACK");
         self.query(&text, wire);
+        self.ask_own_tag(wire);
+    }
+
+    /// Asks for its own tag.
+    pub(crate) fn ask_own_tag(&mut self, wire: &mut Wire) {
         let text = self.tagged(&format!("SELECT '{}'", tag_text(self.tag)));
+        self.query(&text, wire);
+    }
+
+    /// Asks for a statement that runs for 20 seconds.
+    pub(crate) fn ask_for_sleep(&mut self, wire: &mut Wire) {
+        let text = self.tagged("SELECT pg_sleep(20000)");
         self.query(&text, wire);
     }
 
