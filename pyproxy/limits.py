@@ -71,6 +71,8 @@ REQUEST_BYTES_MAX = 8 * 1024
 """Bytes of one request on the control or statistics socket."""
 REQUEST_S = 10.0
 """How long a caller of the control socket has to send its request and to take its answer."""
+ACCEPT_AGAIN_S = 1.0
+"""Pause of such a socket after the system had no descriptor for a caller."""
 CALLERS_MAX = 32
 """Callers of one of these sockets at a time."""
 NAME_BYTES_MAX = 63

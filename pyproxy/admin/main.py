@@ -25,7 +25,8 @@ from pyproxy import _core, exitcodes
 from pyproxy.admin.rows import SHOWN, collect
 from pyproxy.admin.state import status, workers
 from pyproxy.lifepipe import LifeWatch
-from pyproxy.limits import CALLERS_MAX, REQUEST_BYTES_MAX, REQUEST_S
+from pyproxy.limits import ACCEPT_AGAIN_S, CALLERS_MAX, REQUEST_BYTES_MAX, REQUEST_S
+from pyproxy.log import log_event
 from pyproxy.plainsocket import accept, may_command
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -74,7 +75,11 @@ class _Admin:
             gevent_socket.wait_read(self.kit.listener.fileno())
             try:
                 accepted = accept(self.kit.listener)
-            except OSError:
+            except BlockingIOError:
+                continue
+            except OSError as error:  # descriptors are short: the caller waits, and we do not spin
+                log_event(_log, logging.ERROR, "stats_not_accepted", reason=error.strerror)
+                gevent.sleep(ACCEPT_AGAIN_S)
                 continue
             connection = gevent_socket.socket(fileno=accepted.detach())
             callers.spawn(self.answer, connection)

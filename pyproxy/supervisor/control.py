@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from pyproxy import exitcodes
 from pyproxy.errors import OperatorError
-from pyproxy.limits import CALLERS_MAX, PENDING_LOOK_S, REQUEST_BYTES_MAX, REQUEST_S
+from pyproxy.limits import ACCEPT_AGAIN_S, CALLERS_MAX, PENDING_LOOK_S, REQUEST_BYTES_MAX, REQUEST_S
 from pyproxy.log import log_event
 from pyproxy.plainsocket import accept, may_command, new_socket
 from pyproxy.supervisor.loop import Loop
@@ -89,12 +89,18 @@ class Control:
         self._handler = handler
         self._callers: list[_Caller] = []
         self._now = 0.0
+        self._listen_at: float | None = None
         loop.watch(listener.fileno(), self._on_caller)
 
     def due(self, now: float) -> float:
         """Ask what is pending, end what took too long; return when to be called again."""
         self._now = now
         again = float("inf")
+        if self._listen_at is not None:
+            again = self._listen_at
+            if now >= self._listen_at:
+                self._listen_at = None
+                self._loop.watch(self._listener.fileno(), self._on_caller)
         for caller in list(self._callers):
             if caller.pending is not None:
                 answer = caller.pending.poll(now)
@@ -112,7 +118,8 @@ class Control:
         """End all callers and stop to serve."""
         for caller in list(self._callers):
             self._end(caller)
-        self._loop.forget(self._listener.fileno())
+        if self._listen_at is None:
+            self._loop.forget(self._listener.fileno())
         self._listener.close()
 
     def close_in_child(self) -> None:
@@ -124,8 +131,13 @@ class Control:
     def _on_caller(self) -> None:
         try:
             connection = accept(self._listener)
-        except OSError:
-            return  # it went away again, or descriptors are short; level-triggered, so asked again
+        except BlockingIOError:
+            return
+        except OSError as error:  # descriptors are short: the caller waits, and we do not spin
+            log_event(_log, logging.ERROR, "control_not_accepted", reason=error.strerror)
+            self._loop.forget(self._listener.fileno())
+            self._listen_at = self._now + ACCEPT_AGAIN_S
+            return
         if len(self._callers) >= CALLERS_MAX or not may_command(connection):
             log_event(_log, logging.WARNING, "control_refused", callers=len(self._callers))
             connection.close()

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pyproxy import _core, mail
 from pyproxy.config.compiled import Address, Compiled, TargetAddress
@@ -31,32 +32,39 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 _log = logging.getLogger("pyproxy.supervisor")
 
 
-def settings_text(
-    compiled: Compiled,
-    *,
-    addresses: Mapping[TargetAddress, Sequence[Address]],
-    paused: Iterable[str],
-    reconnect: Mapping[str, int],
-    workers: int,
-) -> str:
-    """Write one epoch's settings; the fields are those of `rust/core/src/config.rs`.
+@dataclass(frozen=True)
+class Publication:
+    """Everything that one epoch says.
 
-    ``addresses`` is what the controller found for names, ``paused`` and ``reconnect`` (database to
-    serial) have database names or ``"*"``, ``workers`` (1–64) is how many share the budget.
+    ``addresses`` is what the controller found for names; ``paused`` and ``reconnect`` (database to
+    serial) have database names or ``"*"``; ``workers`` (1–64) is how many share the budget.
     """
-    targets: list[Address] = []
-    for target in compiled.targets:
+
+    compiled: Compiled
+    workers: int
+    addresses: Mapping[TargetAddress, Sequence[Address]] = field(default_factory=dict)
+    paused: frozenset[str] = frozenset()
+    reconnect: Mapping[str, int] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Write it as JSON; the fields are those of `rust/core/src/config.rs`."""
+        targets: list[Address] = []
+        for target in self.compiled.targets:
+            for each in self.addresses_of(target):
+                if each not in targets:
+                    targets.append(each)
+        own = {
+            "targets": targets,
+            "paused": sorted(self.paused),
+            "reconnect": sorted(self.reconnect.items()),
+            "workers": self.workers,
+        }
+        return json.dumps({**self.compiled.core, **own})
+
+    def addresses_of(self, target: TargetAddress) -> Sequence[Address]:
+        """Return what is known of one target."""
         literal = target.literal()
-        for each in addresses.get(target, ()) if literal is None else [literal]:
-            if each not in targets:
-                targets.append(each)
-    own = {
-        "targets": targets,
-        "paused": sorted(paused),
-        "reconnect": sorted(reconnect.items()),
-        "workers": workers,
-    }
-    return json.dumps({**compiled.core, **own})
+        return self.addresses.get(target, ()) if literal is None else [literal]
 
 
 def seal(text: str) -> int:
@@ -76,18 +84,29 @@ class Epochs:
         self, compiled: Compiled, listeners: Listeners, page: _core.Page, boxes: Boxes
     ) -> None:
         """Publish epoch 1; the listeners of ``compiled`` are bound."""
-        self.compiled = compiled
-        self.workers = compiled.service.workers
-        self.paused: set[str] = set()
         self.number = 0
         self.listeners = listeners
         self._page = page
         self._boxes = boxes
-        self._addresses: dict[TargetAddress, list[Address]] = {}
-        self._reconnect: dict[str, int] = {}
         self._settings = -1
         self._told: dict[int, tuple[int, int]] = {}  # worker: (its incarnation, the epoch)
-        self.publish()
+        self._newest = Publication(compiled, compiled.service.workers)
+        self._publish(self._newest)
+
+    @property
+    def compiled(self) -> Compiled:
+        """The configuration that counts."""
+        return self._newest.compiled
+
+    @property
+    def workers(self) -> int:
+        """How many workers there shall be."""
+        return self._newest.workers
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The databases that are paused, or ``"*"``."""
+        return self._newest.paused
 
     @property
     def settings_fd(self) -> int:
@@ -98,30 +117,27 @@ class Epochs:
         """Return the listeners of the newest epoch: (listener id, descriptor, is Unix)."""
         return self.listeners.offered(self.compiled.listeners)
 
-    def names(self) -> list[TargetAddress]:
-        """Return the targets that need a resolver."""
-        return [target for target in self.compiled.targets if target.literal() is None]
-
     def addresses(self) -> dict[str, list[str]]:
         """Return what is known of each target, for people."""
-        known: dict[str, list[str]] = {}
-        for target in self.compiled.targets:
-            literal = target.literal()
-            found = self._addresses.get(target, []) if literal is None else [literal]
-            known[str(target)] = [text for each in found for text in each.values()]
-        return known
+        return {
+            str(target): [
+                text for each in self._newest.addresses_of(target) for text in each.values()
+            ]
+            for target in self.compiled.targets
+        }
 
     def adopt(self, compiled: Compiled) -> int:
-        """Publish another configuration, whose listeners are bound; return the epoch."""
-        if compiled.service.workers != self.compiled.service.workers:
-            self.workers = compiled.service.workers
-        self.compiled = compiled
-        return self.publish()
+        """Publish another configuration, whose listeners are bound; return the epoch.
+
+        A number of workers that was changed by signal stays unless the configuration's changes.
+        """
+        same = compiled.service.workers == self.compiled.service.workers
+        workers = self.workers if same else compiled.service.workers
+        return self._publish(replace(self._newest, compiled=compiled, workers=workers))
 
     def set_workers(self, workers: int) -> int:
         """Publish another number of workers; return the epoch."""
-        self.workers = workers
-        return self.publish()
+        return self._publish(replace(self._newest, workers=workers))
 
     def set_addresses(self, found: Mapping[TargetAddress, list[Address]]) -> int | None:
         """Publish what the controller resolved; return the epoch, or None if nothing is new.
@@ -129,14 +145,17 @@ class Epochs:
         The order in which a name server lists the same addresses says nothing. A name that is
         missing here keeps the addresses that it had.
         """
-        changed = False
-        for target, addresses in found.items():
-            known = self._addresses.get(target, [])
-            same = len(known) == len(addresses) and all(each in known for each in addresses)
-            if target in self.compiled.targets and not same:
-                self._addresses[target] = addresses
-                changed = True
-        return self.publish() if changed else None
+        known = {
+            target: addresses
+            for target, addresses in self._newest.addresses.items()
+            if target in self.compiled.targets
+        }
+        new = {
+            target: addresses
+            for target, addresses in found.items()
+            if target in self.compiled.targets and not _same(known.get(target, []), addresses)
+        }
+        return self._publish(replace(self._newest, addresses={**known, **new})) if new else None
 
     def pause(self, database: str) -> int:
         """Publish that a database (or ``"*"``) takes no new work; return the epoch.
@@ -145,8 +164,7 @@ class Epochs:
         """
         if len(self.paused) >= PAUSED_MAX and database not in self.paused:
             raise OperatorError(f"{PAUSED_MAX} databases are paused already; pause all", 1)
-        self.paused.add(database)
-        return self.publish()
+        return self._publish(replace(self._newest, paused=self.paused | {database}))
 
     def resume(self, database: str) -> int:
         """Publish that a database, or with ``"*"`` everything, goes on; return the epoch.
@@ -154,36 +172,30 @@ class Epochs:
         Raises ``OperatorError`` if that cannot be said so.
         """
         if database == ALL:
-            self.paused.clear()
-        elif database in self.paused:
-            self.paused.remove(database)
-        elif ALL in self.paused:
+            return self._publish(replace(self._newest, paused=frozenset()))
+        if database in self.paused:
+            return self._publish(replace(self._newest, paused=self.paused - {database}))
+        if ALL in self.paused:
             raise OperatorError("everything is paused; resume everything", 1)
-        else:
-            raise OperatorError(f"database {database!r} is not paused", 1)
-        return self.publish()
+        raise OperatorError(f"database {database!r} is not paused", 1)
 
     def reconnect(self, database: str) -> int:
         """Publish that a database's servers (``"*"``: all) are replaced as they get idle."""
-        if database == ALL or len(self._reconnect) >= PAUSED_MAX:
-            self._reconnect.clear()
-            database = ALL
-        self._reconnect[database] = self.number + 1
-        return self.publish()
+        before = dict(self._newest.reconnect)
+        if database == ALL or len(before) >= PAUSED_MAX:
+            before, database = {}, ALL
+        reconnect = {**before, database: self.number + 1}
+        return self._publish(replace(self._newest, reconnect=reconnect))
 
-    def publish(self) -> int:
-        """Make the next epoch of what is set now; ``tell`` brings it to a worker."""
-        text = settings_text(
-            self.compiled,
-            addresses=self._addresses,
-            paused=self.paused,
-            reconnect=self._reconnect,
-            workers=self.workers,
-        )
-        settings = seal(text)
+    def _publish(self, publication: Publication) -> int:
+        """Make the next epoch; ``tell`` brings it to a worker.
+
+        Raises ``OSError`` if the system has no room for it; everything is as before then.
+        """
+        settings = seal(publication.text())
         if self._settings >= 0:
             os.close(self._settings)
-        self._settings = settings
+        self._settings, self._newest = settings, publication
         self._page.set_limit(self.compiled.connections_max, self.compiled.connections_percent)
         self.number += 1
         log_event(_log, logging.DEBUG, "epoch", number=self.number)
@@ -216,3 +228,7 @@ class Epochs:
             if view["incarnation"] != child.incarnation or view["epoch"] < epoch:
                 late.append(worker)
         return late
+
+
+def _same(one: Sequence[Address], other: Sequence[Address]) -> bool:
+    return len(one) == len(other) and all(each in one for each in other)

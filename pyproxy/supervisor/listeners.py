@@ -61,7 +61,7 @@ class Listeners:
                 self._check_own(address, wanted)
                 bound, identity = _bind_unix(address) if address.unix else _bind_tcp(address)
             except (OSError, OperatorError) as error:
-                self._close(new)
+                self.close_some(new)
                 if isinstance(error, OSError):
                     raise _explain(address, error) from error
                 raise
@@ -74,7 +74,7 @@ class Listeners:
         """Close all but ``keep`` and return what was closed."""
         kept = set(keep)
         gone = [address for address in self._bound if address not in kept]
-        self._close(gone)
+        self.close_some(gone)
         return gone
 
     def offered(self, addresses: Iterable[ListenAddress]) -> list[tuple[int, int, bool]]:
@@ -88,7 +88,7 @@ class Listeners:
 
     def close(self) -> None:
         """Close this process's copies, and remove the socket files that are still ours."""
-        self._close(list(self._bound))
+        self.close_some(list(self._bound))
 
     def close_in_child(self) -> None:
         """Close a forked child's copies; the files stay."""
@@ -105,7 +105,8 @@ class Listeners:
                 text += " out in one reload and add the new one in the next, or restart"
                 raise OperatorError(text, exitcodes.CONFIG)
 
-    def _close(self, addresses: list[ListenAddress]) -> None:
+    def close_some(self, addresses: list[ListenAddress]) -> None:
+        """Close some of them, as ``close`` does."""
         for address in addresses:
             bound = self._bound.pop(address)
             bound.socket.close()

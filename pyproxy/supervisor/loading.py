@@ -41,7 +41,13 @@ class Loading:
         ``prepare`` is called first in the child; it closes what is only the supervisor's.
         """
         self._result = os.memfd_create("pyproxy configuration", os.MFD_CLOEXEC)
-        self._child: Forked = fork_child(lambda: _load(file, flags, self._result), prepare=prepare)
+        try:
+            self._child: Forked = fork_child(
+                lambda: _load(file, flags, self._result), prepare=prepare
+            )
+        except OSError:
+            os.close(self._result)
+            raise
 
     @property
     def pidfd(self) -> int:

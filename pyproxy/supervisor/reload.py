@@ -99,7 +99,11 @@ class Reloader:
         elif self._waiting:
             self._current, self._waiting = self._waiting, []
             self._notify.reloading()
-            self._loading = self._start()
+            try:
+                self._loading = self._start()
+            except OSError as error:
+                self._refuse([_no_room(error)])
+                return
             self._load_until = now + LOAD_S
             self._loop.watch(self._loading.pidfd, self._on_loaded)
 
@@ -127,15 +131,21 @@ class Reloader:
             self._refuse(error.lines)
         except OperatorError as error:
             self._refuse([str(error)])
+        except OSError as error:
+            self._refuse([_no_room(error)])
 
     def _take_over(self, compiled: Compiled) -> None:
         lines = self._orders.epochs.compiled.restart_needed(compiled)
         if lines:
             raise ConfigRefusedError(lines)
-        self._listeners.bind(compiled.listeners)
+        bound = self._listeners.bind(compiled.listeners)
+        try:
+            epoch = self._orders.epochs.adopt(compiled)
+        except OSError:
+            self._listeners.close_some(bound)
+            raise
         for remark in compiled.remarks:
             log_event(_log, logging.WARNING, "setting_without_effect", remark=remark)
-        epoch = self._orders.epochs.adopt(compiled)
         self._on_change()
         answer = {"ok": True, "workers": self._orders.epochs.workers}
         self._spreading = Acknowledged(self._orders, epoch, answer)
@@ -163,3 +173,7 @@ class Reloader:
         self._current = []
         epochs = self._orders.epochs
         self._notify.reloaded(f"serving with {epochs.workers} workers, epoch {epochs.number}")
+
+
+def _no_room(error: OSError) -> str:
+    return f"the system has no room for it: {error.strerror or error}; try again"

@@ -7,6 +7,7 @@ Workers are stand-ins (`program.py`), so nothing here needs a database. Next on 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import time
@@ -202,6 +203,25 @@ def test_no_child_keeps_the_lock_the_control_socket_or_the_supervisors_pipes(ser
         served = [f"socket:[{inode}]" for inode in _listening_tcp(running.port)]
         assert served
         assert not set(served) & set(descriptors(running.pid(kind)))
+    running.stop()
+
+
+def test_a_supervisor_without_descriptors_goes_on_and_catches_up(service: Make) -> None:
+    running = service(workers=2)
+    running.wait_ready()
+    supervisor, worker = running.process.pid, running.pid("worker", 0)
+    before = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    lasting = 20  # numbers that its mailboxes hold all the time; poll(2) needs some room, too
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (lasting, before[1]))
+    os.kill(worker, signal.SIGKILL)
+    running.wait_said('event=worker_not_started worker=0 reason="Too many open files"')
+    with pytest.raises(OperatorError):
+        running.ask("status")
+    running.wait_said("event=control_not_accepted")
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, before)
+    running.wait_new_pid("worker", worker, 0)
+    running.wait_said("event=serving proxy=orders worker=0", count=2)
+    assert running.ask("reload")["ok"]
     running.stop()
 
 

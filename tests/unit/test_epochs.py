@@ -6,6 +6,7 @@ path: `test_control.py`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from pyproxy.limits import MAIL_BYTES_MAX, MAIL_DESCRIPTORS_MAX
 from pyproxy.plainsocket import new_socket, receive_descriptors
 from pyproxy.supervisor.boxes import Boxes
 from pyproxy.supervisor.children import Child, Role
-from pyproxy.supervisor.epochs import Epochs, seal, settings_text
+from pyproxy.supervisor.epochs import Epochs, Publication, seal
 from pyproxy.supervisor.forking import Forked
 from pyproxy.supervisor.listeners import Listeners
 from tests.fix_postgres import free_port
@@ -88,14 +89,14 @@ def test_the_first_epoch_has_what_needs_no_resolver(bench: Bench) -> None:
 
 def test_addresses_stand_in_the_order_of_the_targets(tmp_path: Path) -> None:
     addresses = {DB2: [{"tcp": "10.0.0.2:5432"}], DB1: [{"tcp": "10.0.0.1:5432"}] * 2}
-    text = settings_text(
+    publication = Publication(
         compiled(tmp_path, NAMES.format(port=1)),
         addresses=addresses,
-        paused={"b", "a"},
+        paused=frozenset({"b", "a"}),
         reconnect={"a": 7, "*": 3},
         workers=4,
     )
-    told = json.loads(text)
+    told = json.loads(publication.text())
     ends = ["10.0.0.1:5432", "127.0.0.1:5432", "10.0.0.2:5432"]
     assert told["targets"] == [{"tcp": end} for end in ends]
     assert told["paused"] == ["a", "b"]
@@ -110,6 +111,22 @@ def test_only_another_set_of_addresses_is_an_epoch(bench: Bench) -> None:
     assert bench.epochs.set_addresses({DB2: [two]}) == 3
     assert bench.settings()["targets"] == [one, two, {"tcp": "127.0.0.1:5432"}]
     assert bench.epochs.set_addresses({DB1: [two]}) == 4
+
+
+def test_an_epoch_that_cannot_be_made_changes_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(_name: str, _flags: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "memfd_create", no_room)
+        for change in (bench.epochs.pause, bench.epochs.reconnect):
+            with pytest.raises(OSError, match="Too many open files"):
+                change("shop")
+    assert (bench.epochs.number, bench.epochs.paused) == (1, frozenset())
+    assert bench.epochs.pause("other") == 2
+    assert (bench.settings()["paused"], bench.settings()["reconnect"]) == (["other"], [])
 
 
 def test_settings_cannot_be_changed_by_whoever_has_them() -> None:
