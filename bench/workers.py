@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from threading import Event
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -75,7 +76,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = scratch_folder()
     servers = Servers(folder)
-    rows = []
+    rows: list[dict[str, Any]] = []
     try:
         with ExitStack() as stack:
             server, program = prepare(servers)

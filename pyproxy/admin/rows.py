@@ -25,6 +25,38 @@ SHOWN = {each.name.lower(): each for each in Show}
 """What can be asked for, by name."""
 
 
+_KEYS = {"pools": ("database", "user"), "targets": ("addr",)}
+"""What names a row that several workers have: the service is one proxy, so it is shown once."""
+_LARGEST = ("maxwait_us",)
+
+
+def merge(what: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make one row of those of all workers where the table is the service's: pools and targets.
+
+    Numbers are added up but for waits, of which the longest counts; of texts the first counts, of
+    flags whether one is set.
+    """
+    keys = _KEYS.get(what)
+    if keys is None:
+        return list(rows)
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        own = {name: value for name, value in row.items() if name != "worker"}
+        sum_ = merged.setdefault(tuple(row[key] for key in keys), own)
+        if sum_ is not own:
+            for name, value in own.items():
+                sum_[name] = _added(name, sum_[name], value)
+    return list(merged.values())
+
+
+def _added(name: str, one: Any, other: Any) -> Any:
+    if isinstance(one, bool):
+        return one or other
+    if isinstance(one, int):
+        return max(one, other) if name in _LARGEST else one + other
+    return other if one is None else one
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows of all workers that answered, and the numbers of those that did not."""
@@ -39,7 +71,7 @@ def alive(page: _core.Page) -> list[int]:
 
 
 def collect(page: _core.Page, outboxes: Sequence[Any], what: str) -> Rows:
-    """Ask every live worker for ``what`` (a key of ``SHOWN``) and merge the rows, by worker.
+    """Ask every live worker for ``what`` (a key of ``SHOWN``); return the service's rows.
 
     Takes at most ``ORDER_S`` seconds; blocks only the calling greenlet.
     """
@@ -54,7 +86,7 @@ def collect(page: _core.Page, outboxes: Sequence[Any], what: str) -> Rows:
         else:
             rows += [{"worker": number, **row} for row in found]
     gevent.killall(list(asked.values()), block=True)
-    return Rows(rows, silent)
+    return Rows(merge(what, rows), silent)
 
 
 def _ask(outbox: Any, what: Show) -> list[dict[str, Any]] | None:

@@ -231,6 +231,8 @@ class Arbiter:
         """Close what a dead worker did not read, before its permits can go to others."""
         mails, closed = self._estate.boxes.drain(worker)
         orphaned = self._estate.page.bury(worker)
+        # What was on its way to it when it was buried; from here on nobody sends it a server.
+        self._estate.boxes.drain(worker)
         self._estate.boxes.poke(self._children.numbers())
         fields = {"worker": worker, "mails": mails, "descriptors": closed}
         log_event(_log, logging.INFO, "worker_buried", **fields, permits=orphaned)

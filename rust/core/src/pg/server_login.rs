@@ -96,7 +96,6 @@ impl Core {
         let server::State::LoggingIn(login) = &mut server.state else { return };
         let Some(pool) = self.pools.get(server.pool) else { return };
         let Some((_, credential)) = self.config.credential(&pool.key.user) else {
-            // The user was removed meanwhile.
             return self.retire(id, now, sink);
         };
         let password = credential.server_password.as_ref().map(auth::Secret::expose);
