@@ -87,7 +87,7 @@ impl Core {
         let candidates = self.pools.iter().filter_map(|(_, pool)| {
             let is_warm = pool.clients > 0 && pool.servers <= min;
             let oldest = *pool.idle.first()?;
-            let since = self.servers.get(oldest)?.since;
+            let since = self.servers.get(oldest).filter(|server| server.partial.is_empty())?.since;
             (!is_warm || has_none).then_some((pool.hash != want.pool, since, oldest))
         });
         candidates.min().map(|(_, _, server)| server)
@@ -123,6 +123,10 @@ impl Core {
     fn give(&mut self, server_id: ServerId, want: &Want, now: Now, sink: &mut dyn Sink) -> bool {
         let Some(server) = self.servers.get(server_id) else { return false };
         let is_wanted = self.pools.get(server.pool).is_some_and(|pool| pool.hash == want.pool);
+        if is_wanted && !server.partial.is_empty() {
+            // The rest of a message is to come, if it ever does.
+            return false;
+        }
         if !is_wanted {
             let claimed = self.ledger.claim_want(want, Claim::Permit);
             if claimed {
@@ -218,9 +222,6 @@ impl Core {
             self.count_servers();
             return self.drop_pool_if_unused(pool_id);
         }
-        if let Some(worker) = self.ledger.break_promise(offer) {
-            sink.poke(worker);
-        }
         // At rest again, as it was.
         server.state = server::State::Working(server::Task::Check);
         if let Some(pool) = self.pools.get_mut(pool_id) {
@@ -229,6 +230,10 @@ impl Core {
         self.count_servers();
         let permit = self.ledger.take_back(offer);
         self.offer_failed(id, permit, now, sink);
+        // Only now: it must not be tried again before the other worker has looked.
+        if let Some(worker) = self.ledger.break_promise(offer) {
+            sink.poke(worker);
+        }
     }
 
     /// Another worker hands a connection over. `Some`: the engine makes the socket that came with
