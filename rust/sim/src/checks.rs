@@ -281,7 +281,7 @@ impl World {
         for (at, worker) in self.workers.iter().enumerate() {
             let desk = &self.net.desks[at];
             lines.push(format!(
-                "worker {at} {:?} epoch {} {:?} connecting {:?} passes {:?} answers {:?} inbox {:?}",
+                "worker {at} {:?} epoch {} {:?} connecting {:?} passes {:?} answers {:?} mail {:?}",
                 worker.life,
                 worker.epoch,
                 worker.core.as_ref().map(proxy_core::core::Core::stats),

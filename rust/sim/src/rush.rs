@@ -115,8 +115,7 @@ impl World {
         let Some(served) = runners.iter().position(|runner| is_same(runner, tag)) else { return };
         let turn = runners[served].turn.take().unwrap_or(0);
         let pool = self.clients[runners[served].at].pool.clone();
-        for at in 0..runners.len() {
-            let runner = &mut runners[at];
+        for runner in runners {
             if runner.turn.is_some_and(|own| own < turn) {
                 let client = &self.clients[runner.at];
                 runner.overtaken += u32::from(client.pool == pool);
@@ -165,7 +164,7 @@ impl World {
             })
     }
 
-    /// Cancels from anywhere: each right one strikes the statement that it means, no wrong one does.
+    /// Cancels from anywhere: a right one strikes the statement that it means, a wrong one nothing.
     fn cancel_drills(&mut self, runners: &[Runner]) {
         for is_right in [false, true] {
             let at = runners[self.rng.index(runners.len())].at;

@@ -23,7 +23,6 @@ impl World {
     fn accepted(&mut self, worker: usize, wire: usize, for_cancel: bool) {
         let pid = 1000 + self.servers.len() as u32;
         let settings = self.settings_of(self.workers[worker].epoch);
-        let settings = Rc::clone(&settings);
         let server = Server::new(wire, pid, self.plan.server_auth, settings, for_cancel);
         self.servers.push(server);
     }

@@ -93,26 +93,6 @@ impl World {
         let core = self.workers[at].core.as_mut()?;
         self.net.me = at;
         let result = call(core, Now(self.now), &mut self.net);
-        if self.net.log.is_some() {
-            let w: Vec<_> = (0..self.workers.len())
-                .map(|w| {
-                    let v = self.words[16 + w * 64 + 8].load(std::sync::atomic::Ordering::Relaxed);
-                    (
-                        v >> 2,
-                        v & 3,
-                        self.words[16 + w * 64 + 9].load(std::sync::atomic::Ordering::Relaxed)
-                            & 0xfff,
-                        self.words[16 + w * 64 + 3].load(std::sync::atomic::Ordering::Relaxed),
-                    )
-                })
-                .collect();
-            let text = format!("   wants {w:?}");
-            if self.net.log.as_ref().unwrap().iter().rev().find(|l| l.starts_with("   wants"))
-                != Some(&text)
-            {
-                self.net.note(|| text);
-            }
-        }
         self.settle(at);
         Some(result)
     }
