@@ -11,11 +11,13 @@
 //!    └──────── RECLAIMING ◄───────── ORPHANED ◄──────── any state but FREE
 //!                         adopt
 //! ```
+//! A permit in transit whose one side has died is left to the other side.
 //! Every step is one compare-and-swap from the exact word that the actor knows, sequence number
 //! included: whoever acts on old news fails and changes nothing. Next on the path: `wants.rs`.
 
 use crate::layout::{
-    ACCEPTING, ALIVE, ALLOWED, BURIALS, HIGH_WATER, ORPHANINGS, WANTING, WorkerId, entry, side,
+    ACCEPTING, ALIVE, ALLOWED, BURIALS, HIGH_WATER, ORPHANINGS, SUPERVISOR, WANTING, WorkerId,
+    entry, side,
 };
 use crate::word::Word;
 use crate::{Page, STATS_MAX};
@@ -289,13 +291,22 @@ impl<W: Word> Page<W> {
         for slot in 0..self.used_slots() {
             let word = self.slot(slot).load();
             let reclaiming = next(word, State::Reclaiming, self.me, 0);
-            if state(word) == State::Orphaned && self.slot(slot).replace(word, reclaiming) {
+            let is_left = state(word) == State::Orphaned || self.is_bequeathed(word);
+            if is_left && self.slot(slot).replace(word, reclaiming) {
                 let permit = Permit { slot, word: reclaiming };
                 let target = self.side(slot, side::TARGET).load();
                 return Some(Orphan { permit, key: self.key(slot), target });
             }
         }
         None
+    }
+
+    /// Whether a permit in transit is this worker's affair because the other side has died: its
+    /// mail is refused here, or could not be sent from here.
+    fn is_bequeathed(&self, word: u64) -> bool {
+        let (from, to) = (from(word), to(word));
+        state(word) == State::Transit
+            && (from == SUPERVISOR && to == self.me || to == SUPERVISOR && from == self.me)
     }
 
     fn key(&self, slot: u32) -> Option<ServerKey> {
@@ -327,15 +338,8 @@ impl<W: Word> Page<W> {
         for slot in 0..self.used_slots() {
             loop {
                 let word = self.slot(slot).load();
-                let is_its_own = match state(word) {
-                    State::Free | State::Orphaned => false,
-                    State::Transit => from(word) == worker || to(word) == worker,
-                    _ => from(word) == worker,
-                };
-                if !is_its_own {
-                    break;
-                }
-                if self.slot(slot).replace(word, next(word, State::Orphaned, 0, 0)) {
+                let Some(after) = self.after_burial(word, worker) else { break };
+                if self.slot(slot).replace(word, after) {
                     orphaned += 1;
                     break;
                 }
@@ -353,6 +357,24 @@ impl<W: Word> Page<W> {
             self.head(ORPHANINGS).add(1);
         }
         orphaned
+    }
+
+    /// What a slot becomes when a worker is buried; none if it stays as it is.
+    fn after_burial(&self, word: u64, worker: WorkerId) -> Option<u64> {
+        let (from, to) = (from(word), to(word));
+        match state(word) {
+            // Nobody knows whether the socket has left: the side that lives makes sure that it is
+            // closed, then it may have the permit (`adopt`).
+            State::Transit if from == worker && self.is_alive(to) => {
+                Some(next(word, State::Transit, SUPERVISOR, to))
+            }
+            State::Transit if to == worker && self.is_alive(from) => {
+                Some(next(word, State::Transit, from, SUPERVISOR))
+            }
+            State::Free | State::Orphaned => None,
+            State::Transit if to == worker => Some(next(word, State::Orphaned, 0, 0)),
+            _ => (from == worker).then_some(next(word, State::Orphaned, 0, 0)),
+        }
     }
 
     /// Permits allowed now, at least 1.
