@@ -111,7 +111,7 @@ class _Admin:
         """Return the answer to one request."""
         try:
             verb = json.loads(line)["verb"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             error = 'the request is not {"verb": …}'
             return {"ok": False, "error": error, "exit": exitcodes.USAGE}
         if verb == "status":

@@ -166,7 +166,7 @@ class Control:
     def _serve(self, caller: _Caller, line: bytes) -> None:
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             request = None
         if not isinstance(request, dict):
             self._reply(caller, refusal("the request is not a JSON object", exitcodes.USAGE))
