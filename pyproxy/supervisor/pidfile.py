@@ -28,7 +28,9 @@ class PidFile:
         self.path = Path(runtime_dir) / NAME
         try:
             self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # The directory may be the service's user's: root must not write where a link points.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self.descriptor = os.open(self.path, flags, 0o644)
         except OSError as error:
             text = f"cannot write {self.path}: {error.strerror}; set supervisor.runtime_dir"
             text += " to a directory that this user may write"
