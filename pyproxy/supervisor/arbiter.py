@@ -400,7 +400,7 @@ class Arbiter:
             raise OperatorError("the service is stopping", exitcodes.UNAVAILABLE)
         if verb in ("drain", "stop"):
             log_event(_log, logging.INFO, "stop_asked", verb=verb)
-            os.kill(os.getpid(), signal.SIGTERM if verb == "drain" else signal.SIGQUIT)
+            self._on_signal(signal.SIGTERM if verb == "drain" else signal.SIGQUIT)
             return {"ok": True, "draining": len(self._children.workers())}
         commands = {
             "reload": lambda _request: self._reloader.request(),
