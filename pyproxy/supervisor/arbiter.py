@@ -195,7 +195,7 @@ class Arbiter:
                 if child is not None:
                     log_event(_log, logging.ERROR, "worker_stuck", worker=number, process=child.pid)
                     child.send(signal.SIGKILL)
-            self._epochs.tell(workers)
+            self._epochs.tell_again(workers)
         if now >= self._bark_at and self._notify.watchdog_s is not None:
             self._notify.send("WATCHDOG=1")
             self._bark_at = now + self._notify.watchdog_s

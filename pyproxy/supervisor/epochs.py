@@ -217,6 +217,15 @@ class Epochs:
             if self._boxes.send(worker, text, descriptors):
                 self._told[worker] = now
 
+    def tell_again(self, workers: Sequence[Child]) -> None:
+        """Tell those as well that were told and do not follow.
+
+        A worker without a free descriptor loses such a mail; a second one does no harm.
+        """
+        for worker in self.lagging(workers, self.number):
+            self._told.pop(worker, None)
+        self.tell(workers)
+
     def lagging(self, workers: Iterable[Child], epoch: int) -> list[int]:
         """Return the workers (numbers) whose engines do not run with ``epoch`` or a later one."""
         late = []
