@@ -383,7 +383,7 @@ def _cancel_all(
 def test_a_cancel_with_a_wrong_secret_does_nothing(postgres15: Postgres, proxy: Maker) -> None:
     """Whichever worker gets it, and whichever has the client."""
     front = service(proxy, postgres15)
-    with ExitStack() as stack:
+    with ExitStack() as stack, census(postgres15, BUDGET, "app"):
         clients = [stack.enter_context(front.wire("app")) for _ in range(6)]
         for client in clients:
             client.send(query("SELECT 'slept' FROM pg_sleep(0.4)"))
@@ -397,15 +397,18 @@ def test_a_cancel_with_a_wrong_secret_does_nothing(postgres15: Postgres, proxy: 
 
 @pytest.mark.parametrize("clients", [16, 64])
 def test_two_workers_share_the_load(clients: int, postgres15: Postgres, proxy: Maker) -> None:
-    """Each of them serves 30 to 70 percent of pgbench's transactions."""
+    """Each of them serves 40 to 60 percent of pgbench's transactions.
+
+    At a rate that leaves the processors time: at full load, on few cores, their scheduler decides
+    which worker gets on, and two services that share nothing drift apart as far.
+    """
     made = pgbench(postgres15, postgres15.port, "-i", "-s", "1", "-q")
     assert made.returncode == 0, made.stderr
     front = service(proxy, postgres15, 20, workers=2)
-    seconds = max(2, int(20 * scale()))
-    # A thread for each client: a thread of pgbench with many favours the worker that is quicker.
-    asked = ("-n", "-S", "-c", str(clients), "-j", str(clients), "-T", str(seconds))
+    threads = ("-c", str(clients), "-j", str(clients))
+    amount = ("-R", "2000", "-T", str(max(2, int(20 * scale()))))
     with census(postgres15, 20, "postgres"):
-        done = pgbench(postgres15, front.port, *asked)
+        done = pgbench(postgres15, front.port, "-n", "-S", *threads, *amount)
     assert "failed transactions: 0" in done.stdout, done.stderr
     total = int(done.stdout.partition("actually processed: ")[2].split()[0])
 
@@ -415,8 +418,8 @@ def test_two_workers_share_the_load(clients: int, postgres15: Postgres, proxy: M
 
     counts = wait_until(served, "the workers' counters")
     share = counts[0] / sum(counts)
-    print(f"measured: {clients} clients: {share:.0%} on one worker, {total / seconds:.0f} tps")
-    assert 0.3 <= share <= 0.7
+    print(f"measured: {clients} clients: {share:.0%} on one worker, {total} transactions")
+    assert 0.4 <= share <= 0.6
 
 
 def test_no_pool_starves_on_a_small_budget(postgres15: Postgres, proxy: Maker) -> None:
