@@ -33,8 +33,8 @@ _LARGEST = ("maxwait_us",)
 def merge(what: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Make one row of those of all workers where the table is the service's: pools and targets.
 
-    Numbers are added up but for waits, of which the longest counts; of texts the first counts, of
-    flags whether one is set.
+    Numbers are added up but for waits, of which the longest counts; of texts the first counts. A
+    target answers if every worker says so; any other flag is set if one worker's is.
     """
     keys = _KEYS.get(what)
     if keys is None:
@@ -51,7 +51,7 @@ def merge(what: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _added(name: str, one: Any, other: Any) -> Any:
     if isinstance(one, bool):
-        return one or other
+        return one and other if name == "answers" else one or other
     if isinstance(one, int):
         return max(one, other) if name in _LARGEST else one + other
     return other if one is None else one
