@@ -11,7 +11,8 @@ mod planted {
         static PLANTED: Cell<Option<&'static str>> = const { Cell::new(None) };
     }
 
-    /// Plants one defect in this thread's cores: `release_rule`, `reply_queue` or `statement_map`.
+    /// Plants one defect in this thread's cores: `release_rule`, `reply_queue`, `statement_map`,
+    /// `handover`, `reclaim` or `want`.
     pub fn plant(name: Option<&'static str>) {
         PLANTED.with(|planted| planted.set(name));
     }

@@ -19,7 +19,7 @@ use crate::errors::{Failure, QUERY_CANCELED};
 use crate::handover;
 use crate::ids::{CancellerId, ClientId, Conn, ServerId};
 use crate::keys::Keys;
-use crate::limits::{CANCEL_TIMEOUT_MS, CANCELLERS_MAX, CANCELS_PER_SERVER_MAX};
+use crate::limits::{CANCEL_TIMEOUT_MS, CANCELLERS_MAX, CANCELS_PER_SERVER_MAX, RECLAIM_PAUSE_MS};
 use crate::pg::login::Login;
 use crate::sink::{Address, Now, Peer, Sink};
 use crate::timer::{Owner, Timer};
@@ -34,6 +34,8 @@ pub(crate) struct Canceller {
     pub(crate) address: Option<Rc<Address>>,
     /// The engine has a connection for it.
     pub(crate) connected: bool,
+    /// The request has been written to that connection.
+    pub(crate) sent: bool,
     pub(crate) timer: Timer,
 }
 
@@ -44,8 +46,9 @@ pub(crate) enum Purpose {
     /// when the server has acted, as PostgreSQL does.
     Request { server: ServerId, requester: Option<ClientId> },
     /// What a server without an owner may still run; the permit is freed after these rounds.
-    /// `target` names where it runs.
-    Orphan { permit: Permit, rounds: u8, target: u64 },
+    /// `target` names where it runs; `patience` is how often a signal that is not delivered yet is
+    /// waited for, or sent again.
+    Orphan { permit: Permit, rounds: u8, patience: u8, target: u64 },
 }
 
 /// Bits of a client's process number that tell its worker, hidden.
@@ -224,6 +227,7 @@ impl Core {
             key: Some(key),
             address: Some(Rc::clone(&address)),
             connected: true,
+            sent: false,
             timer: Timer::default(),
         };
         let id = self.cancellers.insert_with(|_| canceller);
@@ -236,8 +240,9 @@ impl Core {
     }
 
     pub(crate) fn send_cancel(&mut self, id: CancellerId, sink: &mut dyn Sink) {
-        let Some(canceller) = self.cancellers.get(id) else { return };
+        let Some(canceller) = self.cancellers.get_mut(id) else { return };
         let Some((pid, secret)) = &canceller.key else { return };
+        canceller.sent = true;
         self.scratch.clear();
         write::cancel_request(&mut self.scratch, *pid, secret);
         sink.send_own(Conn::Canceller(id), &self.scratch);
@@ -263,9 +268,18 @@ impl Core {
     ) {
         let Some(canceller) = self.cancellers.get_mut(id) else { return };
         canceller.connected = false;
-        let Purpose::Request { server, requester } = canceller.purpose else {
-            // The backend's time to end runs on.
-            return;
+        let (server, requester) = match &mut canceller.purpose {
+            Purpose::Request { server, requester } => (*server, *requester),
+            Purpose::Orphan { rounds, patience, .. } => {
+                if !canceller.sent && *patience > 0 {
+                    // No signal was sent: this round counts for nothing.
+                    *patience -= 1;
+                    *rounds += 1;
+                }
+                // The backend's time to end begins.
+                let deadline = now.plus_ms(RECLAIM_PAUSE_MS);
+                return self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
+            }
         };
         self.cancellers.remove(id);
         if let Some(requester) = requester.filter(|id| self.clients.get(*id).is_some()) {

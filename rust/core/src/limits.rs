@@ -45,6 +45,9 @@ pub const RECLAIMS_MAX: usize = 64;
 pub const RECLAIM_ROUNDS: u8 = 2;
 /// How long a backend gets to end after each signal, in milliseconds.
 pub const RECLAIM_PAUSE_MS: u64 = 150;
+/// How many pauses more the signals for one such connection may take together, until their own
+/// connections have ended: some 10 s, as `CANCEL_TIMEOUT_MS`.
+pub const RECLAIM_PATIENCE: u8 = 66;
 /// A server goes to another worker if a client there has waited this much longer, in microseconds:
 /// about what a hand-over takes.
 pub const WANT_SAME_POOL_US: u64 = 300;

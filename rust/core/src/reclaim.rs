@@ -12,7 +12,7 @@ use ledger::{Orphan, Permit};
 use crate::cancel::{Canceller, Purpose};
 use crate::core::Core;
 use crate::ids::{CancellerId, Conn};
-use crate::limits::{RECLAIM_PAUSE_MS, RECLAIM_ROUNDS, RECLAIMS_MAX};
+use crate::limits::{RECLAIM_PATIENCE, RECLAIM_PAUSE_MS, RECLAIM_ROUNDS, RECLAIMS_MAX};
 use crate::pool::Target;
 use crate::sink::{Now, Sink};
 use crate::timer::{Owner, Timer};
@@ -35,12 +35,14 @@ impl Core {
 
     fn begin_reclaim(&mut self, orphan: Orphan, now: Now, sink: &mut dyn Sink) {
         self.reclaims += 1;
-        let rounds = RECLAIM_ROUNDS;
+        let (permit, target) = (orphan.permit, orphan.target);
+        let (rounds, patience) = (RECLAIM_ROUNDS, RECLAIM_PATIENCE);
         let canceller = Canceller {
-            purpose: Purpose::Orphan { permit: orphan.permit, rounds, target: orphan.target },
+            purpose: Purpose::Orphan { permit, rounds, patience, target },
             key: orphan.key.map(|key| (key.pid, key.secret)),
             address: None,
             connected: false,
+            sent: false,
             timer: Timer::default(),
         };
         let id = self.cancellers.insert_with(|_| canceller);
@@ -50,11 +52,18 @@ impl Core {
     /// One more signal, or just time, for a connection without an owner.
     pub(crate) fn reclaim_round(&mut self, id: CancellerId, now: Now, sink: &mut dyn Sink) {
         let Some(canceller) = self.cancellers.get_mut(id) else { return };
+        let Purpose::Orphan { rounds, patience, target, .. } = &mut canceller.purpose else {
+            return;
+        };
+        let deadline = now.plus_ms(RECLAIM_PAUSE_MS);
+        if canceller.connected && *patience > 0 {
+            // Over a long way the signal takes longer than a backend gets to end.
+            *patience -= 1;
+            return self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
+        }
         if std::mem::take(&mut canceller.connected) {
             sink.close(Conn::Canceller(id));
         }
-        let Purpose::Orphan { rounds, target, .. } = &mut canceller.purpose else { return };
-        let deadline = now.plus_ms(RECLAIM_PAUSE_MS);
         if self.targets.is_empty() && canceller.key.is_some() {
             // As long as no address is known nobody can use the permit, and what runs there goes
             // on.
@@ -63,7 +72,7 @@ impl Core {
         let is_its = |known: &&Target| self.keys.address_number(&known.address) == *target;
         let known = self.targets.iter().find(is_its);
         canceller.address = known.map(|known| Rc::clone(&known.address));
-        if *rounds == 0 {
+        if *rounds == 0 || crate::broken::is("reclaim") {
             let Some(canceller) = self.cancellers.remove(id) else { return };
             if let Purpose::Orphan { permit, .. } = canceller.purpose {
                 self.reclaims -= 1;
@@ -75,7 +84,7 @@ impl Core {
         *rounds -= 1;
         self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
         if let (Some(address), true) = (&canceller.address, canceller.key.is_some()) {
-            canceller.connected = true;
+            (canceller.connected, canceller.sent) = (true, false);
             self.stats.cancels += 1;
             sink.connect(Conn::Canceller(id), address);
         }

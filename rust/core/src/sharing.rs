@@ -48,6 +48,7 @@ impl Core {
         }
         self.wanting = oldest.is_some();
         let Some((since, pool)) = oldest else { return self.ledger.clear_want() };
+        let renew = renew && !crate::broken::is("want");
         if self.ledger.publish_want(since, pool, renew) != Published::Opened {
             return;
         }
@@ -87,7 +88,7 @@ impl Core {
         let candidates = self.pools.iter().filter_map(|(_, pool)| {
             let is_warm = pool.clients > 0 && pool.servers <= min;
             let oldest = *pool.idle.first()?;
-            let since = self.servers.get(oldest).filter(|server| server.partial.is_empty())?.since;
+            let since = self.servers.get(oldest)?.since;
             (!is_warm || has_none).then_some((pool.hash != want.pool, since, oldest))
         });
         candidates.min().map(|(_, _, server)| server)
@@ -123,11 +124,8 @@ impl Core {
     fn give(&mut self, server_id: ServerId, want: &Want, now: Now, sink: &mut dyn Sink) -> bool {
         let Some(server) = self.servers.get(server_id) else { return false };
         let is_wanted = self.pools.get(server.pool).is_some_and(|pool| pool.hash == want.pool);
-        if is_wanted && !server.partial.is_empty() {
-            // The rest of a message is to come, if it ever does.
-            return false;
-        }
-        if !is_wanted {
+        // Half a message: the rest, if it ever comes, would make no sense elsewhere.
+        if !is_wanted || !server.partial.is_empty() {
             let claimed = self.ledger.claim_want(want, Claim::Permit);
             if claimed {
                 self.retire(server_id, now, sink);
@@ -146,7 +144,12 @@ impl Core {
         let Some(permit) = server.permit.take() else { return };
         let offer = match self.ledger.offer(permit, want.worker) {
             Ok(offer) => offer,
-            Err(permit) => return self.offer_failed(server_id, Some(permit), now, sink),
+            Err(permit) => {
+                if self.takes_back(server_id, Some(permit), now, sink) {
+                    self.give_back(server_id, now, sink);
+                }
+                return;
+            }
         };
         self.leave_pool(server_id);
         let Some(server) = self.servers.get_mut(server_id) else { return };
@@ -178,24 +181,25 @@ impl Core {
         sink.pass(Conn::Server(id), to, &self.scratch);
     }
 
-    /// A server could not be handed over: it stays, unless its permit is void.
-    fn offer_failed(
+    /// A server could not be handed over: it stays, unless its permit is void; tells which.
+    fn takes_back(
         &mut self,
         server_id: ServerId,
         permit: Option<Permit>,
         now: Now,
         sink: &mut dyn Sink,
-    ) {
+    ) -> bool {
         let valid = permit.filter(|permit| self.ledger.is_valid(permit));
-        let Some(server) = self.servers.get_mut(server_id) else { return };
+        let Some(server) = self.servers.get_mut(server_id) else { return false };
         server.permit = valid;
-        if server.permit.is_none() {
+        let is_ours = server.permit.is_some();
+        if !is_ours {
             // The other worker died meanwhile, and the permit counts as orphaned: whoever reclaims
             // it relies on this connection being closed.
             sink.close(Conn::Server(server_id));
-            return self.forget_server(server_id, false, now, sink);
+            self.forget_server(server_id, false, now, sink);
         }
-        self.give_back(server_id, now, sink);
+        is_ours
     }
 
     /// A connection was handed to another worker, or could not be.
@@ -218,21 +222,25 @@ impl Core {
         let server::State::Leaving { offer } = server.state else { return };
         let pool_id = server.pool;
         if passed {
+            if crate::broken::is("handover") {
+                let permit = self.ledger.take_back(offer);
+                permit.into_iter().for_each(|permit| self.free_permit(permit, now, sink));
+            }
             self.servers.remove(id);
             self.count_servers();
             return self.drop_pool_if_unused(pool_id);
         }
-        // At rest again, as it was.
+        self.ledger.promise_permit(offer);
+        // At rest again, as it was. It is closed instead: what stood in its way (too many
+        // statements for a mail, half a message, a full inbox) would stand there again at once.
         server.state = server::State::Working(server::Task::Check);
         if let Some(pool) = self.pools.get_mut(pool_id) {
             pool.servers += 1;
         }
         self.count_servers();
         let permit = self.ledger.take_back(offer);
-        self.offer_failed(id, permit, now, sink);
-        // Only now: it must not be tried again before the other worker has looked.
-        if let Some(worker) = self.ledger.break_promise(offer) {
-            sink.poke(worker);
+        if self.takes_back(id, permit, now, sink) {
+            self.retire(id, now, sink);
         }
     }
 

@@ -154,12 +154,12 @@ impl<W: Word> Page<W> {
         }
     }
 
-    /// A server that was promised does not come. Gives the worker to poke.
-    pub fn break_promise(&self, offer: Offer) -> Option<WorkerId> {
-        let worker = to(offer.word);
-        let want = self.wants().find(|want| want.worker == worker)?;
-        let is_broken = want.claim == Claim::Server && self.reclaim_want(&want, Claim::Lapsed);
-        is_broken.then_some(worker)
+    /// A server that was promised does not come; it is closed, so its permit will.
+    pub fn promise_permit(&self, offer: Offer) {
+        let promised = self.wants().find(|want| want.worker == to(offer.word));
+        if let Some(want) = promised.filter(|want| want.claim == Claim::Server) {
+            self.reclaim_want(&want, Claim::Permit);
+        }
     }
 
     /// Whether what was promised to this worker has come free; it may have missed it.
