@@ -21,12 +21,22 @@ pub struct Failure {
     pub why: String,
 }
 
+/// How a seed is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Steps of the safety phase.
+    pub steps: u64,
+    /// How many workers, 1–4; none: the seed decides.
+    pub workers: Option<u64>,
+}
+
 /// Runs one seed.
 ///
 /// # Errors
 /// What must not happen and did: in the core, or in the simulator itself.
-pub fn run_seed(seed: u64, steps: u64, told_in_full: bool) -> Result<(), Failure> {
-    let workers = number_from_env("SIM_WORKERS").map(|workers| workers as usize);
+pub fn run_seed(seed: u64, run: Run, told_in_full: bool) -> Result<(), Failure> {
+    let Run { steps, workers } = run;
+    let workers = workers.map(|workers| workers as usize);
     let mut world = World::new(seed, steps, workers, told_in_full);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         world.storm(steps);
@@ -56,7 +66,7 @@ pub fn run_seed(seed: u64, steps: u64, told_in_full: bool) -> Result<(), Failure
 
 /// Runs seeds from `from` on, `count` of them, on as many threads as there are cores; `before` runs
 /// first on each thread. Gives the failures by seed.
-pub fn run_seeds(from: u64, count: u64, steps: u64, before: impl Fn() + Sync) -> Vec<Failure> {
+pub fn run_seeds(from: u64, count: u64, how: Run, before: impl Fn() + Sync) -> Vec<Failure> {
     let next = AtomicU64::new(from);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let run = || {
@@ -67,7 +77,7 @@ pub fn run_seeds(from: u64, count: u64, steps: u64, before: impl Fn() + Sync) ->
             if seed >= from + count {
                 return failures;
             }
-            failures.extend(run_seed(seed, steps, false).err());
+            failures.extend(run_seed(seed, how, false).err());
         }
     };
     let mut failures: Vec<Failure> = std::thread::scope(|scope| {

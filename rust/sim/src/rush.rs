@@ -5,6 +5,7 @@
 //! does. Next on the path: `campaign.rs`.
 
 use proxy_core::config::PoolMode;
+use proxy_core::ids::Conn;
 
 use crate::client::{Client, Leave, Stage};
 use crate::rng::Rng;
@@ -13,12 +14,18 @@ use crate::world::World;
 
 /// Requests of each client.
 const REQUESTS: u32 = 8;
+/// The same where workers die: enough for the others to go on as long as a promise is forgotten.
+const REQUESTS_BESIDE_DEATHS: u32 = 24;
 /// How often a request may see later ones of its pool begin before it. Workers let a server go only
 /// to a client that has waited an eighth longer, and moving it takes its time.
-const OVERTAKEN_MAX: u32 = 64;
-/// How long nothing may happen while somebody waits, in microseconds: the page looks again once a
-/// second, but nothing may depend on that.
+const OVERTAKEN_MAX: u32 = 32;
+/// How long nothing may happen while somebody waits, in microseconds: workers look at the page once
+/// a second, but nothing may depend on that.
 const STILL_US: u64 = 200_000;
+/// The same where a worker has died: twice the time that a backend gets to end goes by.
+const STILL_AFTER_DEATH_US: u64 = 400_000;
+/// Workers that die in a rush in which some die.
+const DEATHS_MAX: u32 = 3;
 /// Steps after which a rush must be over.
 const RUSH_STEPS: u64 = 200_000;
 /// Back-off from the storm is over after this, in microseconds.
@@ -48,11 +55,16 @@ impl World {
         self.run_until("what is left of the storm", |world| world.now >= end);
         self.net.inbox_max = 64;
         self.hurried = true;
+        self.still_max = STILL_US;
+        let is_deadly = self.workers.len() > 2 && self.rng.percent(30);
+        let mut deaths = if is_deadly { DEATHS_MAX } else { 0 };
+        let requests = if is_deadly { REQUESTS_BESIDE_DEATHS } else { REQUESTS };
+        self.plan.slow_passes |= is_deadly;
         let count = 2 + 2 * self.workers.len();
         let mut runners = Vec::new();
         for _ in 0..count {
-            let Some(at) = self.newcomer() else { return };
-            runners.push(Runner { at, left: REQUESTS, turn: None, asked: false, overtaken: 0 });
+            let Some(at) = self.newcomer(is_deadly) else { return };
+            runners.push(Runner { at, left: requests, turn: None, asked: false, overtaken: 0 });
         }
         let mut turns = 0;
         for _ in 0..RUSH_STEPS {
@@ -64,17 +76,40 @@ impl World {
             if runners.iter().all(|runner| runner.left == 0) {
                 return self.cancel_drills(&runners);
             }
+            if deaths > 0 && self.a_helper_dies() {
+                deaths -= 1;
+            }
             self.step_in_a_hurry();
             self.watch(&mut runners);
         }
         self.net.fail("I6: the rush does not end");
     }
 
-    fn newcomer(&mut self) -> Option<usize> {
+    /// A worker dies that was about to hand a server over to one that has none; false if there is
+    /// no such worker.
+    fn a_helper_dies(&mut self) -> bool {
+        let mut helpers = self.running();
+        let is_server = |conn: &Conn| matches!(conn, Conn::Server(_));
+        let has_none = |at: usize| {
+            let desk = &self.net.desks[at];
+            !desk.by_conn.keys().chain(&desk.connecting).any(is_server)
+        };
+        helpers.retain(|at| {
+            let mut passes = self.net.desks[*at].passes.iter();
+            passes.any(|pass| is_server(&pass.conn) && has_none(pass.to))
+        });
+        let Some(at) = self.pick(&helpers).filter(|_| self.rng.percent(20)) else { return false };
+        self.die(at);
+        self.still_max = STILL_AFTER_DEATH_US;
+        true
+    }
+
+    /// A client of some pool, or of a pool that all share.
+    fn newcomer(&mut self, same_pool: bool) -> Option<usize> {
         let tag = self.next_tag;
         self.next_tag += 1;
         let wire = self.accept()?;
-        let mut plain = Rng::new(u64::from(tag));
+        let mut plain = Rng::new(if same_pool { 0 } else { u64::from(tag) });
         let mut client = Client::connect(tag, wire, 1, &mut plain);
         client.slow = false;
         client.begin(&mut self.net.wires[wire]);
@@ -86,7 +121,11 @@ impl World {
         for runner in runners {
             let client = &mut self.clients[runner.at];
             let wire = &mut self.net.wires[client.wire];
-            if client.stage != Stage::Ready {
+            if client.doomed {
+                runner.left = 0;
+                runner.turn = None;
+            }
+            if client.stage != Stage::Ready || client.doomed {
                 continue;
             }
             if runner.asked {
@@ -135,7 +174,7 @@ impl World {
         }
         let Some(next) = self.next_due() else { return self.net.fail("I6: nothing is ever due") };
         let sleeps = self.servers.iter().any(|server| server.backend.wakes_at().is_some());
-        if next > self.still_since + STILL_US && !sleeps {
+        if next > self.still_since + self.still_max && !sleeps {
             let dump = self.dump();
             self.net.fail(format!("I6: nothing happens up to {next} while somebody waits\n{dump}"));
         }
@@ -167,7 +206,9 @@ impl World {
     /// Cancels from anywhere: a right one strikes the statement that it means, a wrong one nothing.
     fn cancel_drills(&mut self, runners: &[Runner]) {
         for is_right in [false, true] {
-            let at = runners[self.rng.index(runners.len())].at;
+            let mut there: Vec<usize> = runners.iter().map(|runner| runner.at).collect();
+            there.retain(|at| !self.clients[*at].doomed);
+            let Some(at) = self.pick(&there) else { return };
             self.cancel_drill(at, is_right);
             if self.net.failure.is_some() {
                 return;

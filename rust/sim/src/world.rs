@@ -65,6 +65,8 @@ pub(crate) struct World {
     pub(crate) hurried: bool,
     /// Something could happen until then.
     pub(crate) still_since: u64,
+    /// How long nothing may happen while somebody waits in the rush, in microseconds.
+    pub(crate) still_max: u64,
     pub(crate) next_tag: u32,
     pub(crate) step: u64,
 }
@@ -129,6 +131,7 @@ impl World {
             began: None,
             hurried: false,
             still_since: 0,
+            still_max: 0,
             next_tag: 0,
             step: 0,
         };

@@ -2,18 +2,27 @@
 //! it.
 #![cfg(feature = "broken")]
 
-use sim::campaign::{plant, run_seeds};
+use sim::campaign::{Run, plant, run_seeds};
 
 /// Seeds within which each defect must be found.
 const SEEDS: u64 = 64;
+/// The same for a defect that only slows down.
+const SEEDS_FOR_A_DELAY: u64 = 128;
 const STEPS: u64 = 3_000;
 
 fn is_found(defect: &'static str) {
-    let sound = run_seeds(0, SEEDS, STEPS, || plant(None));
-    assert!(sound.is_empty(), "without a defect: {sound:?}");
-    let found = run_seeds(0, SEEDS, STEPS, || plant(Some(defect)));
+    is_found_within(SEEDS, Run { steps: STEPS, workers: None }, defect);
+}
+
+fn is_found_within(seeds: u64, run: Run, defect: &'static str) {
+    // By as many workers as the seeds want, the campaign runs them.
+    if run.workers.is_some() {
+        let sound = run_seeds(0, seeds, run, || plant(None));
+        assert!(sound.is_empty(), "without a defect: {sound:?}");
+    }
+    let found = run_seeds(0, seeds, run, || plant(Some(defect)));
     let first = found.first().map(|failure| failure.why.lines().next().unwrap_or_default());
-    println!("{defect}: {} of {SEEDS} seeds; the first: {first:?}", found.len());
+    println!("{defect}: {} of {seeds} seeds; the first: {first:?}", found.len());
     assert!(!found.is_empty(), "{defect} was not found");
 }
 
@@ -30,4 +39,20 @@ fn a_broken_reply_queue_is_found() {
 #[test]
 fn a_broken_statement_map_is_found() {
     is_found("statement_map");
+}
+
+#[test]
+fn a_permit_freed_behind_a_hand_over_is_found() {
+    is_found("handover");
+}
+
+#[test]
+fn a_reclaim_without_a_cancel_is_found() {
+    is_found("reclaim");
+}
+
+#[test]
+fn a_want_that_is_never_renewed_is_found() {
+    let run = Run { steps: STEPS, workers: Some(4) };
+    is_found_within(SEEDS_FOR_A_DELAY, run, "want");
 }
