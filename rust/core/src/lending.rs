@@ -15,8 +15,8 @@ use crate::core::Core;
 use crate::errors::{CONNECTION_EXCEPTION, Failure};
 use crate::ids::{ClientId, ClientTag, Conn, ServerId, Slab};
 use crate::limits::{
-    BUDGET_REREAD_MS, CLOSING_MS, CONNECTS_IN_FLIGHT_MAX, EXCESS_IDLE_MS, HURRIED_CLOSING_MS,
-    STARVED_LOOK_MS,
+    ABANDONED_MS, BUDGET_REREAD_MS, CLOSING_MS, CONNECTS_IN_FLIGHT_MAX, EXCESS_IDLE_MS,
+    HURRIED_CLOSING_MS, STARVED_LOOK_MS,
 };
 use crate::pool::PoolId;
 use crate::server::{self, Server, Task};
@@ -138,6 +138,11 @@ impl Core {
         client.state = client::State::Linked { server: server_id };
         client.since = now;
         client.timer.clear();
+        if client.eof {
+            // It may have sent less than it began: it gets its answers for a while only.
+            let deadline = now.plus_ms(ABANDONED_MS);
+            self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
+        }
         server.state = server::State::Linked { client: id };
         server.since = now;
         server.timer.clear();
