@@ -10,10 +10,14 @@ from __future__ import annotations
 import os
 import sys
 
+_STDERR = 2
+
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    _open_standard_descriptors()
     if "run" in sys.argv[1:]:
+        _open_standard_descriptors()
         # The default resolver starts a thread at the first look-up, and then no fork would be safe.
         os.environ.setdefault("GEVENT_RESOLVER", "ares")
         import gevent.monkey
@@ -22,3 +26,13 @@ def main() -> None:
     from pyproxy.commands import cli
 
     cli(prog_name="pyproxy")
+
+
+def _open_standard_descriptors() -> None:
+    """Put /dev/null where standard input, output or error is closed.
+
+    Otherwise the next file or socket would get that number, and stray output would go into it.
+    """
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(opened)

@@ -26,6 +26,9 @@ LISTEN_BACKLOG = 4096
 SOCKET_PROBE_S = 2.0
 """How long a Unix socket's file is asked whether somebody answers on it."""
 
+LOG_WAIT_MS = 100
+"""How long a log line waits for room, in milliseconds; those behind it do not wait."""
+
 BACKOFF_FIRST_S = 0.1
 """Pause before the start after a second crash (the first is made up for at once); then doubles."""
 BACKOFF_MAX_S = 5.0

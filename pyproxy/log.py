@@ -2,7 +2,7 @@
 
 Fields go in as ``extra={"fields": {...}}`` through ``log_event``. Never SQL text, parameters or
 secrets: whoever logs decides that, here values are only escaped, since user names come from the
-network. Next on the path: ``supervisor/run.py``.
+network. Next on the path: ``logsink.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
 import time
 from typing import Any
 
@@ -24,12 +23,12 @@ _PLAIN = re.compile(r"[!#-<>-~]+")  # printable ASCII without blank, quote and e
 _VALUE_CHARS_MAX = 2000  # a server's error text may be long; a log line must not be
 
 
-def set_up_logging(form: str, level: str) -> None:
-    """Send all log lines to standard error in one form.
+def set_up_logging(form: str, level: str, handler: logging.Handler) -> None:
+    """Send all log lines to one place in one form.
 
-    ``form`` is ``logfmt``, ``json`` or ``text``; ``level`` the least level that is shown.
+    ``form`` is ``logfmt``, ``json`` or ``text``; ``level`` the least level that is shown;
+    ``handler`` the place (``logsink.py``).
     """
-    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(EventFormatter(form))
     root = logging.getLogger()
     root.handlers[:] = [handler]

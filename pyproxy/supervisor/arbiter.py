@@ -393,7 +393,7 @@ class Arbiter:
 
     def _on_request(self, request: dict[str, Any]) -> Answer | Pending:
         """Carry a request of the control socket out."""
-        verb = request.get("verb")
+        verb = str(request.get("verb"))
         if verb == "status":
             return self._status()
         if self._stopping and verb != "stop":

@@ -6,9 +6,9 @@ Not here: which children there are (``children.py``). Next on the path: ``childr
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,8 +95,7 @@ def _become(
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         code = main()
     except BaseException:
-        text = traceback.format_exc()
-        sys.stderr.write(text)
-        lament(text)
+        logging.getLogger("pyproxy.supervisor").exception("child_failed")
+        lament(traceback.format_exc())
     finally:
         os._exit(code)

@@ -236,14 +236,22 @@ def with_lagging(answer: Answer, lagging: list[int]) -> Answer:
 
 def _database(request: dict[str, Any]) -> str:
     database = request.get("database") or ALL
-    if not isinstance(database, str) or len(database.encode()) > NAME_BYTES_MAX:
-        rule = f"a database's name has at most {NAME_BYTES_MAX} bytes"
+    if not isinstance(database, str) or not 0 < _bytes(database) <= NAME_BYTES_MAX:
+        rule = f"a database's name is a text of at most {NAME_BYTES_MAX} bytes"
         raise OperatorError(rule, exitcodes.USAGE)
     return database
+
+
+def _bytes(text: str) -> int:
+    """Return the length in UTF-8; 0 if the text has none (half a surrogate pair in it)."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return 0
 
 
 def _wait_s(request: dict[str, Any]) -> float:
     wait_s = request.get("timeout_s", PAUSE_S)
     if isinstance(wait_s, bool) or not isinstance(wait_s, int | float):
         raise OperatorError("timeout_s is a number of seconds", exitcodes.USAGE)
-    return min(max(float(wait_s), 0.0), PAUSE_S_MAX)
+    return float(min(max(wait_s, 0), PAUSE_S_MAX))

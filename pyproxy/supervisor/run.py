@@ -21,6 +21,7 @@ from pyproxy.config.compiled import Compiled
 from pyproxy.controller.main import run_controller
 from pyproxy.limits import BUDGET_SLOTS, WORKERS_MAX
 from pyproxy.log import log_event, set_up_logging
+from pyproxy.logsink import LogSink
 from pyproxy.plainsocket import socket_pair
 from pyproxy.supervisor.arbiter import Arbiter, Own
 from pyproxy.supervisor.boxes import Boxes
@@ -39,6 +40,7 @@ MAINS = Mains(run_worker, run_controller, run_admin)
 _DESCRIPTORS_OWN = 2 * WORKERS_MAX + 64
 """Descriptors that a process of the service takes for itself: mailboxes, pipes, sockets, files."""
 _log = logging.getLogger("pyproxy.supervisor")
+_STDERR = 2
 
 
 def run_service(file: str, flags: Sequence[str], mains: Mains = MAINS) -> int:
@@ -51,7 +53,7 @@ def run_service(file: str, flags: Sequence[str], mains: Mains = MAINS) -> int:
     import_for_children()
     compiled = Loading(os.path.abspath(file), flags).take()  # noqa: PTH100
     service = compiled.service
-    set_up_logging(service.log_format, service.log_level)
+    set_up_logging(service.log_format, service.log_level, LogSink(_STDERR))
     for remark in compiled.remarks:
         log_event(_log, logging.WARNING, "setting_without_effect", remark=remark)
     user = find_user(service.user) if service.user else None

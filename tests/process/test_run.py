@@ -6,17 +6,20 @@ Runs the product. Not here: what passes through it (`../postgres/`). Next on the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fix_postgres import wait_until
-from tests.process.harness import Service, lives, services
+from tests.process.harness import ROOT, Service, lives, services
 
 Make = Callable[..., Service]
 LOCAL_TARGET = '  [[proxy.target]]\n  host = "127.0.0.1"'
@@ -211,3 +214,30 @@ def _let_pass(folder: Path) -> None:
     for each in (folder, *folder.parents):
         if each.stat().st_uid == os.geteuid() and each.stat().st_mode & 0o11 != 0o11:
             each.chmod(0o711)
+
+
+def test_a_log_that_nobody_reads_stops_nothing(idle: Service) -> None:
+    """Standard error is a pipe, full to the brim, for the whole life of the service."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    idle.write(workers=2)
+    command = [sys.executable, "-m", "pyproxy", "run", "-c", str(idle.file)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=writer, stderr=writer)
+    idle.process = process
+    wait_until(lambda: idle.answers() and len(idle.rows("workers")) == 2, "the service answers")
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, b"x" * 4096):
+            pass
+    (victim,) = [row["pid"] for row in idle.rows("workers") if row["worker"] == 1]
+    os.kill(victim, signal.SIGKILL)
+
+    def is_replaced() -> bool:
+        rows = {row["worker"]: row for row in idle.rows("workers")}
+        return 1 in rows and rows[1]["pid"] not in (None, victim) and rows[1]["state"] == "serving"
+
+    wait_until(is_replaced, "another worker")
+    assert idle.ask("reload")["ok"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    os.close(reader)
+    os.close(writer)
