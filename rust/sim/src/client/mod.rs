@@ -278,7 +278,8 @@ impl Client {
             }
             Authentication::SaslContinue(data) => {
                 let scram = self.scram.as_mut().ok_or("SCRAM out of order")?;
-                // A user who was removed is asked for more: it fails, and so it does with less work.
+                // A user who was removed is asked for more: it fails, and so it does with less
+                // work.
                 let most = if self.removable { u32::MAX } else { 1 };
                 let asked = scram.server_first(data, most).map_err(|e| format!("{e:?}"))?;
                 let keys = ScramKeys::derive(PASSWORD, &asked.salt, 1);
