@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::world::World;
 
 /// Lines of a failing run's log that are shown.
-const LINES_SHOWN: usize = 3000;
+const LINES_SHOWN: usize = 100_000;
 
 /// What went wrong in a run.
 #[derive(Clone, Debug)]

@@ -14,8 +14,8 @@ use crate::wire::Wire;
 use crate::workers::Life;
 use crate::world::World;
 
-/// Backends without a connection act within this, in microseconds: signals and all, well below the
-/// time that a reclaim gives them.
+/// Backends without a connection act within this, in microseconds: well below the time that a
+/// reclaim gives them behind its signal.
 const PROMPT_US: u64 = 40_000;
 
 impl World {
@@ -46,8 +46,7 @@ impl World {
             return;
         }
         let (at, conn) = self.rng.pick(&candidates);
-        let may_fail = matches!(conn, Conn::Server(_)) || !self.has_bereaved();
-        let refused = self.stormy && self.plan.faults && may_fail && self.rng.percent(15);
+        let refused = self.stormy && self.plan.faults && self.rng.percent(15);
         if refused {
             self.leave.faults = true;
             self.net.desks[at].connecting.retain(|other| *other != conn);
@@ -141,10 +140,6 @@ impl World {
         !server.ended && self.net.wires[server.wire].closed
     }
 
-    fn has_bereaved(&self) -> bool {
-        self.servers.iter().any(|server| server.is_living() && self.is_bereaved(server))
-    }
-
     /// Before time passes up to `then`, backends without a connection have done what they can.
     pub(crate) fn keep_pace(&mut self, then: u64) {
         if then < self.prompt_at {
@@ -157,10 +152,6 @@ impl World {
             }
         }
         self.run_out_bereaved();
-        if self.has_bereaved() {
-            self.hurry_signals();
-            self.run_out_bereaved();
-        }
     }
 
     /// The next time that passes waits for whoever is to be prompt.
@@ -180,31 +171,6 @@ impl World {
                 if !server.can_work(&self.net.wires[server.wire], self.now) {
                     break;
                 }
-                self.work(at);
-            }
-        }
-    }
-
-    /// CancelRequests that are under way arrive.
-    fn hurry_signals(&mut self) {
-        for at in self.running() {
-            for conn in self.net.desks[at].connecting.clone() {
-                if matches!(conn, Conn::Canceller(_)) {
-                    self.connected(at, conn);
-                }
-            }
-        }
-        for at in 0..self.servers.len() {
-            let server = &self.servers[at];
-            if !server.for_cancel || server.ended {
-                continue;
-            }
-            let wire = &mut self.net.wires[server.wire];
-            let bytes: Vec<u8> = wire.to_peer.drain(..).collect();
-            if !bytes.is_empty() {
-                self.server_gets(at, &bytes);
-            }
-            if self.servers[at].cancels().is_some() {
                 self.work(at);
             }
         }
