@@ -57,6 +57,7 @@ test-python: $(BIN)/.built-$(PROFILE) | need-servers
 
 bench: $(BIN)/.built-$(PROFILE) | need-servers ## side by side against the peers found on this machine
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
+	$(BIN)/python bench/workers.py $(WORKERS_ARGS)
 
 campaign: $(BIN)/.built-$(PROFILE) | need-servers ## the random tests in full: sixteen times CI's seeds, ten times its load
 	SIM_SEEDS=$${SIM_SEEDS:-4096} cargo test --locked --profile ci --package sim --test campaign
