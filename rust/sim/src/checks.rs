@@ -16,6 +16,9 @@ use crate::world::World;
 
 /// Steps of calm after which whoever still waits waits for ever.
 const CALM_STEPS: u64 = 400_000;
+/// Back-off is over after this, and nobody waits for answers to a client that has left, in
+/// microseconds.
+const SETTLING_US: u64 = 6_000_000;
 /// How often in the calm it is looked whether everybody is served.
 const LOOK_EVERY: u64 = 64;
 
@@ -124,6 +127,8 @@ impl World {
             world.clients.iter().all(|client| world.is_served(client))
         });
         self.run_until("the end of all clients", Self::are_clients_gone);
+        let end = self.now + SETTLING_US;
+        self.run_until("what is left of the storm", |world| world.now >= end);
         if self.net.failure.is_none() {
             self.rush();
         }

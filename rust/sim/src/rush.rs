@@ -28,8 +28,6 @@ const STILL_AFTER_DEATH_US: u64 = 400_000;
 const DEATHS_MAX: u32 = 3;
 /// Steps after which a rush must be over.
 const RUSH_STEPS: u64 = 200_000;
-/// Back-off from the storm is over after this, in microseconds.
-const SETTLING_US: u64 = 6_000_000;
 
 /// One client in the rush.
 struct Runner {
@@ -51,8 +49,6 @@ impl World {
         self.net.note(|| "the rush".to_owned());
         self.leave = Leave::default();
         self.plan.hostile = false;
-        let end = self.now + SETTLING_US;
-        self.run_until("what is left of the storm", |world| world.now >= end);
         self.net.inbox_max = 64;
         self.hurried = true;
         self.still_max = STILL_US;

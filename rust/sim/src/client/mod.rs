@@ -209,8 +209,12 @@ impl Client {
         if self.stage == Stage::Encryption {
             match self.buffer[0] {
                 b'N' => drop(self.buffer.remove(0)),
-                // The proxy stops: it says so before it has said whether it encrypts.
-                tag::ERROR_RESPONSE if leave.stopping => {}
+                // The proxy stops, or has waited for too long: it says so before it has said whether
+                // it encrypts.
+                tag::ERROR_RESPONSE if take_message(&mut self.buffer.clone())?.is_none() => {
+                    return Ok(());
+                }
+                tag::ERROR_RESPONSE if leave.stopping || is_too_late(&self.buffer) => {}
                 _ => return Err("SSLRequest was not answered with N".to_owned()),
             }
             self.stage = Stage::Login;
@@ -224,7 +228,8 @@ impl Client {
                 Stage::Login => self.login_message(tag, &body, wire, leave)?,
                 Stage::Ready => self.reply(tag, &body, leave)?,
                 // Before its request has been read it looks like any client.
-                Stage::Cancel if leave.stopping && tag == tag::ERROR_RESPONSE => {}
+                Stage::Cancel if tag == tag::ERROR_RESPONSE && leave.stopping => {}
+                Stage::Cancel if tag == tag::ERROR_RESPONSE && is_too_late(&body) => {}
                 _ => return Err(format!("{:?} came to nobody", char::from(tag))),
             }
         }
@@ -295,4 +300,9 @@ impl Client {
         wire.to_core.extend(out);
         Ok(())
     }
+}
+
+/// Whether these bytes say that a login was not completed in time.
+fn is_too_late(bytes: &[u8]) -> bool {
+    String::from_utf8_lossy(bytes).contains("the login took too long")
 }
