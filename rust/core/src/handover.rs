@@ -88,6 +88,7 @@ pub(crate) fn write_server(
     let (pid, secret) = server.key.as_ref().map_or((0, &[][..]), |(pid, key)| (*pid, &**key));
     number(out, u64::from(pid));
     text(out, secret);
+    number(out, u64::from(server.statements.is_in_doubt()));
     let statements = server.statements.ids();
     number(out, statements.len() as u64);
     for id in statements {
@@ -118,6 +119,9 @@ pub(crate) fn read_server(body: &[u8]) -> Option<Arrival> {
     let secret = take_text(rest)?;
     let server_key = (!secret.is_empty()).then(|| (pid, secret.into()));
     let mut statements = ServerStatements::default();
+    if take_number(rest)? != 0 {
+        statements.doubt_all();
+    }
     for _ in 0..take_number(rest)? {
         let (id, tail) = rest.split_first_chunk()?;
         statements.add_elsewhere(StatementId::from_le_bytes(*id));
