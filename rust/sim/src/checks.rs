@@ -127,6 +127,11 @@ impl World {
             world.clients.iter().all(|client| world.is_served(client))
         });
         self.run_until("the end of all clients", Self::are_clients_gone);
+        self.run_until("the end of all logins", |world| {
+            let ready = |server: &Server| !server.is_living() || server.is_ready();
+            world.net.desks.iter().all(|desk| desk.connecting.is_empty())
+                && world.servers.iter().all(ready)
+        });
         let end = self.now + SETTLING_US;
         self.run_until("what is left of the storm", |world| world.now >= end);
         if self.net.failure.is_none() {
