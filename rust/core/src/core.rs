@@ -112,8 +112,6 @@ pub struct Core {
     pub(crate) reclaims: usize,
     /// New clients are refused and each client ends at its next idle point.
     pub(crate) stopping: bool,
-    /// The stop does not wait for anybody.
-    pub(crate) hurried: bool,
     due: Vec<(u64, Owner)>,
     /// Reused for messages of our own.
     pub(crate) scratch: Vec<u8>,
@@ -158,7 +156,6 @@ impl Core {
             burials: 0,
             reclaims: 0,
             stopping: false,
-            hurried: false,
             due: Vec::new(),
             scratch: Vec::new(),
         }
@@ -303,29 +300,33 @@ impl Core {
                 self.retire(id, now, sink);
             }
         }
+        self.hasten_closing(now);
         self.settle(now, sink);
     }
 
     /// Ends every client with 57P01, whatever it does, and closes every server.
     pub fn handle_stop_now(&mut self, now: Now, sink: &mut dyn Sink) {
         self.stopping = true;
-        self.hurried = true;
         for id in self.clients.ids() {
             self.end_client(id, &errors::shutdown(), now, sink);
         }
         for id in self.servers.ids() {
             self.retire(id, now, sink);
         }
+        self.hasten_closing(now);
         self.settle(now, sink);
     }
 
-    /// Whether, after a stop, no client is left and no server: its permits are free for others.
+    /// Whether, after a stop, no client is left and no server: its permits are free for others, or
+    /// theirs to reclaim.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.stopping
-            && self.clients.is_empty()
-            && self.servers.is_empty()
-            && (self.hurried || self.cancellers.is_empty())
+        self.is_over() && self.servers.is_empty()
+    }
+
+    /// Whether a stop has ended the last client: nothing is worth waiting for any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stopping && self.clients.is_empty()
     }
 
     /// The answer to [`Event::ServerKeysNeeded`].

@@ -16,7 +16,7 @@ use crate::errors::{CONNECTION_EXCEPTION, Failure};
 use crate::ids::{ClientId, ClientTag, Conn, ServerId, Slab};
 use crate::limits::{
     ABANDONED_MS, BUDGET_REREAD_MS, CLOSING_MS, CONNECTS_IN_FLIGHT_MAX, EXCESS_IDLE_MS,
-    HURRIED_CLOSING_MS, STARVED_LOOK_MS,
+    STARVED_LOOK_MS, STOPPING_CLOSING_MS,
 };
 use crate::pool::PoolId;
 use crate::server::{self, Server, Task};
@@ -458,9 +458,21 @@ impl Core {
         server.owed.clear();
         server.partial = Vec::new();
         self.closing += 1;
-        let patience = if self.hurried { HURRIED_CLOSING_MS } else { CLOSING_MS };
+        let patience = if self.stopping { STOPPING_CLOSING_MS } else { CLOSING_MS };
         let deadline = now.plus_ms(patience);
         self.wheel.set(&mut server.timer, Owner::Server(server_id), deadline);
+    }
+
+    /// The worker stops: the ends of connections that were told to end are awaited for less long.
+    pub(crate) fn hasten_closing(&mut self, now: Now) {
+        for id in self.servers.ids() {
+            let Some(server) = self.servers.get_mut(id) else { continue };
+            let deadline = now.plus_ms(STOPPING_CLOSING_MS);
+            if matches!(server.state, server::State::Closing) && server.timer.deadline() > deadline
+            {
+                self.wheel.set(&mut server.timer, Owner::Server(id), deadline);
+            }
+        }
     }
 
     /// Takes a server out of the lists of its pool.

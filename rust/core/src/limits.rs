@@ -74,7 +74,7 @@ pub const BUDGET_REREAD_MS: u64 = 30_000;
 pub const CANCEL_GRACE_MS: u64 = 5_000;
 /// How long the end of a connection that was told to end is awaited, in milliseconds.
 pub const CLOSING_MS: u64 = 5_000;
-/// The same when the worker ends at once, in milliseconds.
-pub const HURRIED_CLOSING_MS: u64 = 500;
+/// The same when the worker stops, in milliseconds: what does not end is left to the others.
+pub const STOPPING_CLOSING_MS: u64 = 500;
 /// Parameters that a server may report.
 pub const PARAMETERS_MAX: usize = 256;

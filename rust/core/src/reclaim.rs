@@ -21,7 +21,7 @@ impl Core {
     /// Takes charge of permits without an owner, if there are any.
     pub(crate) fn reclaim(&mut self, now: Now, sink: &mut dyn Sink) {
         let orphanings = self.ledger.orphanings();
-        if orphanings == self.orphanings || self.hurried {
+        if orphanings == self.orphanings || self.is_over() {
             return;
         }
         while self.reclaims < RECLAIMS_MAX {
