@@ -209,8 +209,8 @@ impl Client {
         if self.stage == Stage::Encryption {
             match self.buffer[0] {
                 b'N' => drop(self.buffer.remove(0)),
-                // The proxy stops, or has waited for too long: it says so before it has said whether
-                // it encrypts.
+                // The proxy stops, or has waited for too long: it says so before it has said
+                // whether it encrypts.
                 tag::ERROR_RESPONSE if take_message(&mut self.buffer.clone())?.is_none() => {
                     return Ok(());
                 }
