@@ -164,6 +164,11 @@ impl World {
 
     /// A step in which time passes a little at most, unless nothing else is left to happen.
     fn step_in_a_hurry(&mut self) {
+        let dead = self.workers.iter().position(|worker| worker.life == Life::Dead);
+        if let Some(at) = dead.filter(|_| self.rng.percent(5)) {
+            // The supervisor does not let others wait for what a dead one has promised.
+            self.bury(at);
+        }
         if !self.is_still() {
             self.still_since = self.now;
             return self.take_step();

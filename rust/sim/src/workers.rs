@@ -233,7 +233,7 @@ impl World {
     }
 
     /// The supervisor has seen a worker's end.
-    fn bury(&mut self, at: usize) {
+    pub(crate) fn bury(&mut self, at: usize) {
         self.workers[at].life = Life::Buried;
         self.empty_inbox(at);
         let orphaned = self.page.bury(at as WorkerId);
