@@ -7,6 +7,7 @@ Next on the path: `test_tagged_rows.py`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import re
 import resource
@@ -274,8 +275,10 @@ def test_out_of_descriptors_pauses_accept_once_and_recovers(
     front = proxy(postgres15, pool={"max_connections": 2})
     with front.wire() as one, front.wire() as two:
         assert one.value("SELECT 1") == two.value("SELECT 1")
-        used = [int(fd.name) for fd in Path(f"/proc/{front.worker}/fd").iterdir()]
-        resource.prlimit(front.worker, resource.RLIMIT_NOFILE, (max(used) + 8, max(used) + 8))
+        used = {int(fd.name) for fd in Path(f"/proc/{front.worker}/fd").iterdir()}
+        # The numbers that are free below the limit are what it may still open.
+        limit = next(itertools.islice((n for n in itertools.count() if n not in used), 8, None))
+        resource.prlimit(front.worker, resource.RLIMIT_NOFILE, (limit, limit))
         before = front.cpu_s()
         crowd = [socket.create_connection((front.host, front.port)) for _ in range(60)]
         front.wait_log("accept")
