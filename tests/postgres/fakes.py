@@ -42,6 +42,7 @@ PARAMETERS = b"".join(
         ("is_superuser", "off"),
     )
 )
+CANCEL_REQUEST = struct.pack("!I", 80877102)
 GREETING = AUTHENTICATED + PARAMETERS + KEY + READY
 
 
@@ -131,7 +132,8 @@ class FakeServer(Listener):
         """Greet, then answer queries."""
         wire = Wire(connection, wait_s=60)
         size = struct.unpack("!I", wire.exactly(4))[0]
-        wire.exactly(size - 4)
+        if wire.exactly(size - 4).startswith(CANCEL_REQUEST):
+            return  # as PostgreSQL does when it has sent the signal
         wire.send(self.greeting)
         while True:
             got = wire.message()
