@@ -54,6 +54,8 @@ pub(crate) enum Note {
     UnnamedOnServer { server: StatementId },
     /// A client's Close took this name away.
     Closed { name: Box<[u8]>, statement: Option<Rc<Statement>> },
+    /// A Parse of ours put this name of the client's on the server as it is.
+    Native { name: Box<[u8]>, statement: Rc<Statement> },
     /// A Close of ours took this statement off the server.
     Evicted(Rc<Statement>),
     /// An error about this message names our statement: the client is shown its own name instead.

@@ -600,6 +600,14 @@ impl Core {
             Note::UnnamedOnServer { server } => {
                 statements.unnamed = if failed_itself { 0 } else { server };
             }
+            // Skipped behind another message's error: it is prepared again behind the batch.
+            Note::Native { name, statement } if !failed_itself => {
+                if let Some(session) = session {
+                    let named = Named { statement, changed_in: 0, confirmed: true };
+                    session.statements.named.insert(name, named);
+                    session.names_due = true;
+                }
+            }
             Note::Closed { name, statement } => {
                 if let Some(session) = session {
                     session.statements.closed.remove(&name);

@@ -228,7 +228,8 @@ impl Core {
         for (name, named) in &named {
             let statement = &named.statement;
             write::parse(&mut self.scratch, name, &statement.text, &statement.oids);
-            server.owed.push(Owed::swallow(Kind::Parse, Note::None));
+            let (name, statement) = (name.clone(), Rc::clone(statement));
+            server.owed.push(Owed::swallow(Kind::Parse, Note::Native { name, statement }));
             if !in_batch {
                 // One each, so that a statement whose table is gone does not take the others along.
                 write::sync(&mut self.scratch);
