@@ -78,7 +78,7 @@ impl Core {
     }
 
     /// An idle server that another worker may have: of the wanted pool if there is one, never one
-    /// that is kept warm unless the other worker has none at all.
+    /// that is kept warm for another pool unless that worker has none at all.
     fn spare_server(&self, want: &Want) -> Option<ServerId> {
         if self.idle_servers == 0 {
             return None;
@@ -86,7 +86,7 @@ impl Core {
         let has_none = self.ledger.worker_servers(want.worker) == 0;
         let min = self.config.min_share();
         let candidates = self.pools.iter().filter_map(|(_, pool)| {
-            let is_warm = pool.clients > 0 && pool.servers <= min;
+            let is_warm = pool.hash != want.pool && pool.clients > 0 && pool.servers <= min;
             let oldest = *pool.idle.first()?;
             let since = self.servers.get(oldest)?.since;
             (!is_warm || has_none).then_some((pool.hash != want.pool, since, oldest))
@@ -105,11 +105,13 @@ impl Core {
     ) -> bool {
         let Some(want) = self.ledger.oldest_want() else { return false };
         let Some(pool) = self.pools.get(pool_id) else { return false };
-        let is_warm = pool.clients > 0 && pool.servers <= self.config.min_share();
+        // A server of the same pool stays warm wherever it goes.
+        let is_same = pool.hash == want.pool;
+        let is_warm = !is_same && pool.clients > 0 && pool.servers <= self.config.min_share();
         if is_warm && self.ledger.worker_servers(want.worker) > 0 {
             return false;
         }
-        let slack = if pool.hash == want.pool { WANT_SAME_POOL_US } else { WANT_OTHER_POOL_US };
+        let slack = if is_same { WANT_SAME_POOL_US } else { WANT_OTHER_POOL_US };
         if let Some(own) = self.oldest_since(pool_id) {
             // Up to an eighth of the wait on top: moving servers to and fro costs more than that.
             let slack = slack.max(now.0.saturating_sub(own) / 8);
