@@ -18,7 +18,7 @@ const REQUESTS: u32 = 8;
 const REQUESTS_BESIDE_DEATHS: u32 = 24;
 /// How often a request may see later ones of its pool begin before it. Workers let a server go only
 /// to a client that has waited an eighth longer, and moving it takes its time.
-const OVERTAKEN_MAX: u32 = 32;
+const OVERTAKEN_MAX: u32 = 24;
 /// How long nothing may happen while somebody waits, in microseconds: workers look at the page once
 /// a second, but nothing may depend on that.
 const STILL_US: u64 = 200_000;
