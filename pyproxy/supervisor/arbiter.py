@@ -98,6 +98,7 @@ class Arbiter:
         self._heartbeats = Heartbeats(self._began)
         self._bark_at = _NEVER if notify.watchdog_s is None else self._began
         self._start_at: dict[Role, float] = {}
+        self._buried: set[int] = set()
         self._exit_code = exitcodes.OK
         self._stopping = False
         self._ready = False
@@ -170,6 +171,7 @@ class Arbiter:
         fields = {"worker": role.worker, "process": child.pid}
         if role.worker is not None:
             fields["incarnation"] = child.incarnation
+            self._hand_inbox(role.worker)
         log_event(_log, logging.INFO, f"{_kind(role)}_started", **fields)
 
     def _say_ready(self) -> bool:
@@ -231,11 +233,23 @@ class Arbiter:
         """Close what a dead worker did not read, before its permits can go to others."""
         mails, closed = self._estate.boxes.drain(worker)
         orphaned = self._estate.page.bury(worker)
-        # What was on its way to it when it was buried; from here on nobody sends it a server.
-        self._estate.boxes.drain(worker)
+        # What is still on its way to it, from a sender that hung in between, say, is closed as it
+        # comes: a connection in this box would outlive its permit.
+        self._buried.add(worker)
+        inbox = self._estate.boxes.inbox(worker)
+        self._loop.watch(inbox, partial(self._drop_mail, worker))
         self._estate.boxes.poke(self._children.numbers())
         fields = {"worker": worker, "mails": mails, "descriptors": closed}
         log_event(_log, logging.INFO, "worker_buried", **fields, permits=orphaned)
+
+    def _drop_mail(self, worker: int) -> None:
+        self._estate.boxes.drain(worker)
+
+    def _hand_inbox(self, worker: int) -> None:
+        """Leave a worker's inbox to the worker, which has started again."""
+        if worker in self._buried:
+            self._buried.remove(worker)
+            self._loop.forget(self._estate.boxes.inbox(worker))
 
     def _quote(self, role: Role) -> None:
         event = f"{_kind(role)}_last_line"
