@@ -315,6 +315,22 @@ def test_a_user_removed_by_reload_is_ended_when_idle_and_refused_afterwards(
         assert load.broken == []
 
 
+def test_a_removed_user_does_not_wait_for_a_server_that_never_comes(
+    postgres15: Postgres, proxy: Maker
+) -> None:
+    """Its request was not sent, so it is told at once and not after the borrow timeout."""
+    front = service(proxy, postgres15, pool={"max_connections": 1})
+    without = tuple(entry for entry in DEFAULT_AUTH if entry["user"] != "guest")
+    with front.wire("guest") as waiting, front.wire("guest") as holder:
+        holder.ask("BEGIN")
+        waiting.send(query("SELECT 1"))
+        wait_until(lambda: sum(row["cl_waiting"] for row in front.table("pools")) == 1, "one waits")
+        front.rewrite(auth=without)
+        verb(front, "reload")
+        assert end_of(waiting) == "57P01"
+        assert outcome(holder.ask("COMMIT")) == "COMMIT"
+
+
 def outcome(seen: list[Message]) -> str:
     """Return the command tag of a reply."""
     return next(got.body.rstrip(b"\0").decode() for got in seen if got.tag == "C")

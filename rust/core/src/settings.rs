@@ -99,7 +99,13 @@ impl Core {
             let Some(session) = client.session.as_deref_mut() else { continue };
             let Some(pool) = self.pools.get(session.pool) else { continue };
             session.dismissed = self.config.credential(&pool.key.user).is_none();
-            if session.dismissed {
+            if !session.dismissed {
+                continue;
+            }
+            if matches!(client.state, client::State::Waiting { .. }) {
+                // Nothing of its request was sent, and no server can be opened for it any more.
+                self.end_client(id, &removed(), now, sink);
+            } else {
                 self.dismiss(id, now, sink);
             }
         }
@@ -123,8 +129,7 @@ impl Core {
         if self.stopping || client.session.as_ref().is_none_or(|session| !session.dismissed) {
             return crate::errors::shutdown();
         }
-        Failure::fatal(ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-            .detail("The user was removed from the proxy's configuration.")
+        removed()
     }
 
     /// Ends every client of a database (`*` = of all) with 57P01, whatever it does, and closes its
@@ -178,6 +183,10 @@ impl Core {
         let count = self.servers.iter().filter(|(_, server)| is_paused(server)).count();
         self.ledger.set_paused_busy(count);
     }
+}
+
+fn removed() -> Failure {
+    killed().detail("The user was removed from the proxy's configuration.")
 }
 
 fn killed() -> Failure {
