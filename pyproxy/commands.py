@@ -2,7 +2,7 @@
 
 Not here: what they do; each imports its part only when it is called, so that ``status`` needs
 neither the supervisor nor pydantic. Next on the path: ``supervisor/run.py``, ``verbs/show.py``,
-``verbs/command.py``.
+``verbs/command.py``, ``demo/run.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import click
 
 from pyproxy import exitcodes
 from pyproxy.errors import OperatorError
-from pyproxy.limits import PAUSE_S, PAUSE_S_MAX
+from pyproxy.limits import PAUSE_S, PAUSE_S_MAX, WORKERS_MAX
 
 DEFAULT_FILE = "pyproxy.toml"
 _PASSWORD_BYTES_MAX = 1024
@@ -115,6 +115,28 @@ def hash_password(md5_user: str | None) -> None:
         click.echo(make_verifier(password))
     else:
         click.echo(_core.md5_inner(password.encode(), md5_user.encode()))
+
+
+@cli.command()
+@click.option("--clients", default=1000, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--servers", default=20, show_default=True, type=click.IntRange(1, 90))
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, WORKERS_MAX))
+@click.option(
+    "--seconds",
+    default=8.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 600),
+    help="How long clients keep coming: half of it straight, half through the proxy.",
+)
+@click.option("--once", is_flag=True, help="End after the verdict; 0 only if nothing failed.")
+def demo(clients: int, servers: int, workers: int, seconds: float, once: bool) -> None:
+    """Start a database and the proxy here, let a storm of clients come, and compare."""
+    from pyproxy.demo.run import Size, run_demo
+
+    try:
+        sys.exit(run_demo(Size(clients, servers, workers, seconds), once=once))
+    except OperatorError as error:
+        _fail(error)
 
 
 @cli.command()

@@ -1,0 +1,182 @@
+"""Runs the demo from its first line to its last: database, proxy, two storms, verdict, live line.
+
+Not here: the parts. Next on the path: ``../commands.py``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from pyproxy import exitcodes
+from pyproxy.demo.postgres import USER, Postgres
+from pyproxy.demo.service import Service
+from pyproxy.demo.storm import TABLE_SQL, Outcome, Storm
+from pyproxy.demo.verdict import broken_promises, praise, table
+from pyproxy.errors import OperatorError
+
+LIVE_S = 1.0
+"""How often the live line is drawn, in seconds."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is asked for: clients of a storm, server connections, workers, seconds of both storms.
+
+    ``seconds`` is how long clients keep coming, half of it straight and half through the proxy.
+    """
+
+    clients: int
+    servers: int
+    workers: int
+    seconds: float
+
+
+class _EndedError(Exception):
+    """A signal asked the demo to end."""
+
+
+def run_demo(size: Size, *, once: bool) -> int:
+    """Run the demo and return its exit code: 0 if the proxy kept its promises, else 1.
+
+    ``once``: end after the verdict; otherwise stay until a signal. Raises ``OperatorError`` (69)
+    if something that the demo needs is not there.
+    """
+    click.echo(
+        f"pyproxy demo: {size.clients:,} short-lived clients on {size.servers} server connections"
+    )
+    if importlib.util.find_spec("psycopg2") is None:
+        text = "the demo's clients need psycopg2: pip install 'pyproxy[demo]'"
+        raise OperatorError(text, exitcodes.UNAVAILABLE)
+    try:
+        with _signals_end(), ExitStack() as stack:
+            stack.callback(_ignore_signals)
+            return _show(size, stack, once=once)
+    except _EndedError:
+        click.echo("\nended before the verdict")
+        return exitcodes.FINDINGS
+
+
+def _show(size: Size, stack: ExitStack, *, once: bool) -> int:
+    scratch = Path(tempfile.mkdtemp(prefix="pyproxy-demo-"))
+    stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+    scratch.chmod(0o755)  # the database's account is another one if this is root
+    server = _start_server(scratch, stack)
+    service = _start_service(scratch, server, size, stack)
+    direct = _storm("straight to PostgreSQL", server.url, size, server)
+    proxied = _storm("through pyproxy", service.url, size, server)
+    click.echo(f"\n{table(direct, proxied)}\n")
+    broken = broken_promises(proxied, size.servers)
+    for promise in broken:
+        click.secho(f"broken: {promise}", fg="red")
+    if broken:
+        click.echo(f"the end of the proxy's log:\n{service.log_tail()}")
+    else:
+        click.secho(praise(proxied), fg="green")
+    if not once:
+        _stay(service, size)
+    return exitcodes.FINDINGS if broken else exitcodes.OK
+
+
+def _start_server(scratch: Path, stack: ExitStack) -> Postgres:
+    began = time.monotonic()
+    folder = scratch / "postgres"
+    folder.mkdir(mode=0o700)
+    server = Postgres(folder)
+    stack.callback(server.stop)
+    server.start()
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"{TABLE_SQL}; ALTER TABLE visits OWNER TO {USER}")
+    _tell(f"PostgreSQL {server.version}", server.url, began)
+    return server
+
+
+def _start_service(scratch: Path, server: Postgres, size: Size, stack: ExitStack) -> Service:
+    began = time.monotonic()
+    folder = scratch / "pyproxy"
+    folder.mkdir(mode=0o700)
+    service = Service(folder, server, servers=size.servers, workers=size.workers)
+    stack.callback(service.stop)
+    service.start()
+    _tell(f"pyproxy, {size.workers} workers", service.url, began)
+    return service
+
+
+def _tell(what: str, url: str, began: float) -> None:
+    click.echo(f"  {what:<22} psql {url}   ({time.monotonic() - began:.1f} s)")
+
+
+def _storm(name: str, url: str, size: Size, server: Postgres) -> Outcome:
+    storm = Storm(name, url, size.clients, size.seconds / 2)
+    if not sys.stdout.isatty():
+        click.echo(f"  a storm {name} …")
+        return storm.run(server, USER, lambda _: None)
+    with click.progressbar(length=size.clients, label=f"  {name:<22}", show_eta=False) as bar:
+        return storm.run(server, USER, lambda done: bar.update(done - bar.pos))
+
+
+def _stay(service: Service, size: Size) -> None:
+    """Show what the service does, once a second, until a signal or its end."""
+    click.echo(f"\nIt stays up: use the addresses above. Settings: {service.config_path}")
+    click.echo(f"Look inside: pyproxy status | pools | clients | servers -c {service.config_path}")
+    click.echo("Ctrl-C ends it and removes everything.")
+    try:
+        while service.ended() is None:
+            if sys.stdout.isatty():
+                click.echo(f"\r\033[K{_live_line(service, size)}", nl=False)
+            threading.Event().wait(LIVE_S)
+    except _EndedError:
+        click.echo("\nended")
+        return
+    text = f"the proxy ended with {service.ended()}; the end of its log:\n{service.log_tail()}"
+    raise OperatorError(text, exitcodes.UNAVAILABLE)
+
+
+def _live_line(service: Service, size: Size) -> str:
+    try:
+        now = service.status()
+    except OperatorError as error:
+        return str(error)
+    busy = now["servers"] - now["idle"]
+    return (
+        f"{time.strftime('%H:%M:%S')}  {now['clients']:,} clients, {now['waiting']:,} waiting, "
+        f"{now['servers']} of {size.servers} server connections, {busy} busy"
+    )
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    raise _EndedError
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def _signals_end() -> Iterator[None]:
+    """Let the signals that ask for an end raise ``_EndedError``, and put them back afterwards."""
+    before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {
+        each: signal.signal(each, _end) for each in _ENDING
+    }
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _ignore_signals() -> None:
+    """Let nothing interrupt the tidying up, which is bounded."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
