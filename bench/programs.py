@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fix_postgres import Postgres, free_port, wait_until
+from pyproxy.demo.children import free_port
+from tests.fix_postgres import Postgres, wait_until
 from tests.fix_proxy import TRUSTED, Proxy, ProxyMaker, private_folder
 
 SERVERS = 20

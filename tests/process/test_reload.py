@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_postgres import free_port, wait_until
+from pyproxy.demo.children import free_port
+from tests.fix_postgres import wait_until
 from tests.process.harness import Service, private_kb, services
 
 Make = Callable[..., Service]

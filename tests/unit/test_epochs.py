@@ -18,6 +18,7 @@ import pytest
 
 from pyproxy import mail
 from pyproxy.config.compiled import TargetAddress
+from pyproxy.demo.children import free_port
 from pyproxy.errors import OperatorError
 from pyproxy.limits import MAIL_BYTES_MAX, MAIL_DESCRIPTORS_MAX
 from pyproxy.plainsocket import new_socket, receive_descriptors
@@ -26,7 +27,6 @@ from pyproxy.supervisor.children import Child, Role
 from pyproxy.supervisor.epochs import Epochs, Publication, seal
 from pyproxy.supervisor.forking import Forked
 from pyproxy.supervisor.listeners import Listeners
-from tests.fix_postgres import free_port
 from tests.process.stand_in import Page
 from tests.unit.test_config_check import GOOD
 from tests.unit.test_config_compile import compiled

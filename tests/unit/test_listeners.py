@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pyproxy.config.listen import ListenAddress, parse_listen
+from pyproxy.demo.children import free_port
 from pyproxy.errors import OperatorError
 from pyproxy.supervisor.listeners import Listeners
 from pyproxy.supervisor.pidfile import PidFile
-from tests.fix_postgres import free_port
 
 
 @pytest.fixture

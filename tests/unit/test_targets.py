@@ -12,7 +12,7 @@ import pytest
 from pyproxy.config.compiled import TargetAddress
 from pyproxy.controller.channel import read_found, read_targets, write_found, write_targets
 from pyproxy.controller.targets import Resolver, probe_all, resolve
-from tests.fix_postgres import free_port
+from pyproxy.demo.children import free_port
 
 
 def test_a_name_gives_each_address_once_and_a_literal_needs_no_resolver() -> None:
