@@ -17,8 +17,8 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
 APT := $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint lint-rust lint-python test test-rust test-python bench campaign wheel docs lock
-.PHONY: clean
+.PHONY: help build demo load lint lint-rust lint-python test test-rust test-python bench campaign
+.PHONY: wheel docs lock clean
 .PHONY: need-rust need-python need-servers
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -28,6 +28,9 @@ help: ## show this list
 	@echo "PROFILE=ci (now: $(PROFILE)) builds quicker and runs slower."
 
 build: $(BIN)/.built-$(PROFILE) ## make .venv, build the extension, install the pyproxy command
+
+demo: $(BIN)/.built-$(PROFILE) ## a database, the proxy and a storm of clients here; DEMO_ARGS=--once ends by itself
+	@$(BIN)/pyproxy demo $(DEMO_ARGS)
 
 lint: lint-rust lint-python ## formatting, clippy, licences, ruff, mypy, stubs, import contracts
 
@@ -53,7 +56,7 @@ test-rust: | need-rust
 	cargo test --workspace --locked --quiet --features sim/broken
 
 test-python: $(BIN)/.built-$(PROFILE) | need-servers
-	$(BIN)/pytest $(PYTEST_ARGS)
+	PROFILE=$(PROFILE) $(BIN)/pytest $(PYTEST_ARGS)
 
 bench: $(BIN)/.built-$(PROFILE) | need-servers ## side by side against the peers found on this machine
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
@@ -63,8 +66,8 @@ campaign: $(BIN)/.built-$(PROFILE) | need-servers ## the random tests in full: s
 	SIM_SEEDS=$${SIM_SEEDS:-4096} cargo test --locked --profile ci --package sim --test campaign
 	PYPROXY_SCALE=$${PYPROXY_SCALE:-1} $(BIN)/pytest tests/postgres $(PYTEST_ARGS)
 
-wheel: $(BIN)/.installed | need-rust ## a wheel for this platform, in dist/
-	$(BIN)/maturin build --release --locked --out dist
+wheel: $(BIN)/.installed | need-rust ## a wheel for this platform and every CPython from 3.11 on, in dist/
+	$(BIN)/maturin build --quiet --locked --profile $(PROFILE) --out dist
 
 docs: $(BIN)/.built-$(PROFILE) ## write docs/configuration.md anew from the settings' table
 	$(BIN)/python -m pyproxy.config.reference > docs/configuration.md
