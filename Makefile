@@ -32,6 +32,9 @@ build: $(BIN)/.built-$(PROFILE) ## make .venv, build the extension, install the 
 demo: $(BIN)/.built-$(PROFILE) ## a database, the proxy and a storm of clients here; DEMO_ARGS=--once ends by itself
 	@$(BIN)/pyproxy demo $(DEMO_ARGS)
 
+load: $(BIN)/.built-$(PROFILE) ## a storm of clients by Locust, through the proxy and directly; TARGET=proxy|direct|both
+	$(BIN)/python -m loadtests.run --target $(or $(TARGET),both) $(LOAD_ARGS)
+
 lint: lint-rust lint-python ## formatting, clippy, licences, ruff, mypy, stubs, import contracts
 
 lint-rust: | need-rust

@@ -123,10 +123,10 @@ def hash_password(md5_user: str | None) -> None:
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, WORKERS_MAX))
 @click.option(
     "--seconds",
-    default=8.0,
+    default=16.0,
     show_default=True,
     type=click.FloatRange(0.1, 600),
-    help="How long clients keep coming: half of it straight, half through the proxy.",
+    help="How long both storms last, straight to the database and through the proxy.",
 )
 @click.option("--once", is_flag=True, help="End after the verdict; 0 only if nothing failed.")
 def demo(clients: int, servers: int, workers: int, seconds: float, once: bool) -> None:

@@ -36,7 +36,8 @@ LIVE_S = 1.0
 class Size:
     """What is asked for: clients of a storm, server connections, workers, seconds of both storms.
 
-    ``seconds`` is how long clients keep coming, half of it straight and half through the proxy.
+    ``seconds`` is how long both storms last together: in each, clients come for a quarter of it and
+    stay for as long.
     """
 
     clients: int
@@ -129,7 +130,7 @@ def _tell(what: str, url: str, began: float) -> None:
 
 
 def _storm(name: str, url: str, size: Size, server: Postgres) -> Outcome:
-    storm = Storm(name, url, size.clients, size.seconds / 2)
+    storm = Storm(name, url, size.clients, size.seconds / 4)
     if not sys.stdout.isatty():
         click.echo(f"  a storm {name} …")
         return storm.run(server, USER, lambda _: None)

@@ -1,8 +1,10 @@
-"""A storm of short-lived clients: each connects, runs one transaction, and leaves.
+"""A storm of short-lived clients: each connects, runs one transaction, stays a little, and leaves.
 
-Clients come at a fixed rate, whatever becomes of those before them, and a client's time counts from
-the moment it was meant to come: a slow server cannot hide behind clients that wait to start. Not
-here: what is made of the figures (``verdict.py``). Next on the path: ``verdict.py``.
+They stay as a serverless function does that waits for its next call: connected, and idle. Clients
+come at a fixed rate, whatever becomes of those before them, and a client's time counts from the
+moment it was meant to come (a slow server cannot hide behind clients that wait to start); its stay
+does not count. Not here: what is made of the figures (``verdict.py``). Next on the path:
+``verdict.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pyproxy.demo.postgres import Postgres
 
 PATIENCE_S = 20.0
-"""What the last client gets after it came; whoever has no answer by then has failed."""
+"""What the last client gets beyond its stay; whoever is not gone by then has failed."""
 CENSUS_S = 0.02
 """How often the server's connections are counted."""
 _STACK_BYTES = 512 * 1024
@@ -30,7 +32,10 @@ _KEPT_SQL = "SELECT count(*) FROM visits WHERE storm = %s"
 
 @dataclass(frozen=True)
 class Life:
-    """How one client fared: seconds from when it was meant to come; its error, "" if none."""
+    """How one client fared; ``error`` is "" if it got its answer.
+
+    ``took_s`` are the seconds from when it was meant to come until it was gone, without its stay.
+    """
 
     took_s: float
     error: str = ""
@@ -60,11 +65,14 @@ class Storm:
     """One storm against one address; ``run`` it once."""
 
     def __init__(self, name: str, url: str, clients: int, seconds: float) -> None:
-        """Let ``clients`` come evenly over ``seconds``; ``name`` marks the rows they leave."""
+        """Let ``clients`` come evenly over ``seconds`` and each stay as long again.
+
+        So nearly all are there at a time. ``name`` marks the rows they leave.
+        """
         self.name = name
         self.url = url
         self.clients = clients
-        self.gap_s = seconds / clients
+        self.seconds = seconds
         self._lives: list[Life] = []
         self._lock = threading.Lock()
         self._present = 0
@@ -75,14 +83,14 @@ class Storm:
         """Run it to its end; ``progress`` is told how many clients are done, ten times a second.
 
         ``server`` is asked how many connections ``user`` has, and for the rows afterwards. Clients
-        that have no answer ``PATIENCE_S`` after the last one came count as failed.
+        that are not gone ``PATIENCE_S`` after the last one should be count as failed.
         """
         census: list[int] = [0]
         counting = threading.Thread(target=self._count, args=(server, user, census), daemon=True)
         counting.start()
         threading.stack_size(_STACK_BYTES)
         threading.Thread(target=self._let_them_come, daemon=True).start()
-        deadline = time.monotonic() + self.gap_s * self.clients + PATIENCE_S
+        deadline = time.monotonic() + 2 * self.seconds + PATIENCE_S
         while len(self._lives) < self.clients and time.monotonic() < deadline:
             progress(len(self._lives))
             time.sleep(0.1)
@@ -100,7 +108,7 @@ class Storm:
     def _let_them_come(self) -> None:
         first = time.monotonic()
         for number in range(self.clients):
-            moment = first + number * self.gap_s
+            moment = first + number * self.seconds / self.clients
             time.sleep(max(0.0, moment - time.monotonic()))
             if self._over.is_set():
                 return
@@ -110,28 +118,30 @@ class Storm:
         with self._lock:
             self._present += 1
             self._most_present = max(self._most_present, self._present)
-        error = self._visit(number)
-        took_s = time.monotonic() - moment
+        stayed_s, error = self._visit(number)
+        took_s = time.monotonic() - moment - stayed_s
         with self._lock:
             self._present -= 1
             if not self._over.is_set():
                 self._lives.append(Life(took_s, error))
 
-    def _visit(self, number: int) -> str:
-        """Connect, leave a row and read it back in a transaction, close; return the error."""
+    def _visit(self, number: int) -> tuple[float, str]:
+        """Live one life; return how long the stay was, in seconds, and the error."""
         import psycopg2
 
+        stayed_s = 0.0
         try:
-            with (
-                closing(psycopg2.connect(self.url, connect_timeout=int(PATIENCE_S))) as connection,
-                connection,
-                connection.cursor() as cursor,
-            ):
-                cursor.execute(_VISIT_SQL, (self.name, number))
-                row = cursor.fetchone()
+            with closing(psycopg2.connect(self.url, connect_timeout=int(PATIENCE_S))) as connection:
+                with connection, connection.cursor() as cursor:
+                    cursor.execute(_VISIT_SQL, (self.name, number))
+                    row = cursor.fetchone()
+                began = time.monotonic()
+                self._over.wait(self.seconds)
+                stayed_s = time.monotonic() - began
         except psycopg2.Error as error:
-            return _first_line(error)
-        return "" if row == (self.name, number) else f"got somebody else's row: {row}"
+            return stayed_s, _first_line(error)
+        right = row == (self.name, number)
+        return stayed_s, "" if right else f"got somebody else's row: {row}"
 
     def _count(self, server: Postgres, user: str, census: list[int]) -> None:
         with closing(server.connect()) as connection, connection.cursor() as cursor:

@@ -139,7 +139,7 @@ def test_it_stays_up_and_its_addresses_work_until_it_is_told_to_end(scratch: Pat
 
 
 def test_a_signal_in_the_storm_ends_everything_and_is_no_success(scratch: Path) -> None:
-    demo = Demo(scratch, "--once", "--clients", "200", "--seconds", "60")
+    demo = Demo(scratch, "--once", "--clients", "200", "--seconds", "120")
     demo.wait_line("a storm straight")
     demo.process.send_signal(signal.SIGINT)
     assert demo.end() == exitcodes.FINDINGS, demo.text
@@ -155,7 +155,7 @@ def test_a_killed_demo_takes_database_and_proxy_with_it(scratch: Path) -> None:
 
 
 def test_a_storm_in_which_the_proxy_dies_is_no_success(scratch: Path) -> None:
-    demo = Demo(scratch, "--once", "--clients", "200", "--seconds", "6")
+    demo = Demo(scratch, "--once", "--clients", "200", "--seconds", "12")
     demo.wait_line("a storm through")
     for pid, command in demo.processes().items():
         if "pyproxy run" in command or "-m pyproxy" in command:
