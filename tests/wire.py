@@ -318,7 +318,13 @@ class Wire:
         """Return messages up to and with the `count`-th of type `tag`."""
         seen: list[Message] = []
         while count:
-            seen.append(self.message())
+            try:
+                seen.append(self.message())
+            except WireError as end:
+                for got in seen:
+                    if got.tag == "E":
+                        end.add_note(f"the peer said before: {got.fields()}")
+                raise
             count -= seen[-1].tag == tag
         return seen
 
