@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 
 from pyproxy.config.compiled import Compiled
-from pyproxy.limits import COMPILED_BYTES_MAX
+from pyproxy.limits import COMPILED_BYTES_MAX, KILL_AFTER_S, LOAD_S
 from pyproxy.supervisor.forking import Forked, fork_child
 
 
@@ -83,6 +83,8 @@ def _load(file: str, flags: Sequence[str], result: int) -> int:
     from pyproxy.config.load import load
     from pyproxy.config.problems import ConfigError
 
+    # The supervisor, which ends a child that takes too long, may itself have ended.
+    signal.alarm(int(LOAD_S + KILL_AFTER_S))
     answer: dict[str, object]
     try:
         answer = {"compiled": compile_config(load(file, flags)).to_json()}
