@@ -97,15 +97,16 @@ class _Admin:
 
     def talk(self, connection: Any) -> None:
         taken = b""
+        connection.settimeout(REQUEST_S)
         while True:
-            connection.settimeout(REQUEST_S)
-            data = connection.recv(REQUEST_BYTES_MAX)
-            taken += data
-            if not data or len(taken) > REQUEST_BYTES_MAX:
-                return
-            while b"\n" in taken:
-                line, _, taken = taken.partition(b"\n")
-                connection.sendall(json.dumps(self.handle(line)).encode() + b"\n")
+            with gevent.Timeout(REQUEST_S, TimeoutError("the request does not end")):
+                while b"\n" not in taken:
+                    data = connection.recv(REQUEST_BYTES_MAX)
+                    taken += data
+                    if not data or len(taken) > REQUEST_BYTES_MAX:
+                        return
+            line, _, taken = taken.partition(b"\n")
+            connection.sendall(json.dumps(self.handle(line)).encode() + b"\n")
 
     def handle(self, line: bytes) -> dict[str, Any]:
         """Return the answer to one request."""

@@ -2,7 +2,8 @@
 
 Nothing here waits: a request whose answer takes time is a `Pending` that is asked again in each
 turn. Callers are root or the service's own user; their number, their lines and their time are
-bounded. A caller that goes away takes only its answer with it. Not here: what the verbs do
+bounded; while there are too many, the next ones wait in the queue. A caller that goes away takes
+only its answer with it. Not here: what the verbs do
 (``orders.py``). Next on the path: ``orders.py``.
 """
 
@@ -22,7 +23,7 @@ from pyproxy import exitcodes
 from pyproxy.errors import OperatorError
 from pyproxy.limits import ACCEPT_AGAIN_S, CALLERS_MAX, PENDING_LOOK_S, REQUEST_BYTES_MAX, REQUEST_S
 from pyproxy.log import log_event
-from pyproxy.plainsocket import accept, may_command, new_socket
+from pyproxy.plainsocket import accept, may_command, new_socket, peer_uid
 from pyproxy.supervisor.loop import Loop
 
 CONTROL_NAME = "control.sock"
@@ -90,7 +91,9 @@ class Control:
         self._callers: list[_Caller] = []
         self._now = 0.0
         self._listen_at: float | None = None
-        loop.watch(listener.fileno(), self._on_caller)
+        self._listening = False
+        self._refused_last = False
+        self._listen()
 
     def due(self, now: float) -> float:
         """Ask what is pending, end what took too long; return when to be called again."""
@@ -100,7 +103,7 @@ class Control:
             again = self._listen_at
             if now >= self._listen_at:
                 self._listen_at = None
-                self._loop.watch(self._listener.fileno(), self._on_caller)
+                self._listen()
         for caller in list(self._callers):
             if caller.pending is not None:
                 answer = caller.pending.poll(now)
@@ -118,8 +121,7 @@ class Control:
         """End all callers and stop to serve."""
         for caller in list(self._callers):
             self._end(caller)
-        if self._listen_at is None:
-            self._loop.forget(self._listener.fileno())
+        self._listen(on=False)
         self._listener.close()
 
     def close_in_child(self) -> None:
@@ -128,6 +130,14 @@ class Control:
         for caller in self._callers:
             caller.connection.close()
 
+    def _listen(self, *, on: bool = True) -> None:
+        """Take callers, or leave them in the queue."""
+        if on and not self._listening:
+            self._loop.watch(self._listener.fileno(), self._on_caller)
+        elif self._listening and not on:
+            self._loop.forget(self._listener.fileno())
+        self._listening = on
+
     def _on_caller(self) -> None:
         try:
             connection = accept(self._listener)
@@ -135,16 +145,21 @@ class Control:
             return
         except OSError as error:  # descriptors are short: the caller waits, and we do not spin
             log_event(_log, logging.ERROR, "control_not_accepted", reason=error.strerror)
-            self._loop.forget(self._listener.fileno())
+            self._listen(on=False)
             self._listen_at = self._now + ACCEPT_AGAIN_S
             return
-        if len(self._callers) >= CALLERS_MAX or not may_command(connection):
-            log_event(_log, logging.WARNING, "control_refused", callers=len(self._callers))
+        if not may_command(connection):
+            if not self._refused_last:  # one line for a thousand of them in a row
+                log_event(_log, logging.WARNING, "control_refused", uid=peer_uid(connection))
+            self._refused_last = True
             connection.close()
             return
+        self._refused_last = False
         caller = _Caller(connection, self._now + REQUEST_S)
         self._callers.append(caller)
         self._loop.watch(connection.fileno(), lambda: self._on_bytes(caller))
+        if len(self._callers) >= CALLERS_MAX:
+            self._listen(on=False)
 
     def _on_bytes(self, caller: _Caller) -> None:
         try:
@@ -208,3 +223,5 @@ class Control:
         with contextlib.suppress(KeyError):
             self._loop.forget(caller.connection.fileno())
         caller.connection.close()
+        if self._listen_at is None:
+            self._listen()

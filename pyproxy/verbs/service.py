@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ CONTROL = "control.sock"
 """Commands; the supervisor answers."""
 STATS = "stats.sock"
 """Rows and figures; the admin process answers."""
+_TIMEVAL = struct.pack("ll", int(ANSWER_S), 0)  # struct timeval
 
 
 def find_runtime_dir(
@@ -51,8 +53,10 @@ def ask(runtime_dir: Path, name: str, request: dict[str, Any], wait_s: float = 0
     path = runtime_dir / name
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(ANSWER_S)
+            # A blocking connect waits for room in a full queue; one with a timeout would not.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL)
             connection.connect(str(path))
+            connection.settimeout(ANSWER_S)
             connection.sendall(json.dumps(request).encode() + b"\n")
             connection.settimeout(wait_s + ANSWER_S)
             raw = _read_line(connection)
@@ -78,7 +82,7 @@ def _read_line(connection: socket.socket) -> bytes:
 def _unreachable(path: Path, error: Exception) -> OperatorError:
     if isinstance(error, PermissionError):
         hint = "only root and the service's own user may ask"
-    elif isinstance(error, TimeoutError):
+    elif isinstance(error, TimeoutError | BlockingIOError):
         hint = "it may be stopped or busy; try again, or look at its log"
     elif isinstance(error, FileNotFoundError | ConnectionRefusedError):
         hint = "is it running? `pyproxy run` starts it; --runtime-dir or -c say which one is meant"
