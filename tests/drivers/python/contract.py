@@ -27,6 +27,7 @@ BESIDE = 5
 SLEEPER_EVERY = 5
 SLEEP = "SELECT pg_sleep(30)"
 CUT_AFTER_S = 0.3
+CUT_AGAIN_S = 2.0
 CUT_WITHIN_S = 10.0
 COPY_IN = "COPY copied FROM STDIN"
 KEEP = ("committed", "outer")
@@ -285,14 +286,26 @@ def sqlstate_of(error: BaseException | None) -> str:
 
 @contextmanager
 def cut_off(cancel: Callable[[], None]) -> Iterator[None]:
-    """Call `cancel` once after `CUT_AFTER_S`; the block must end in time, and after the call."""
+    """Call `cancel` after `CUT_AFTER_S`; the block must end in time, and ends after the call.
+
+    It is called again if the block goes on: a starved program may have sent the first before the
+    statement.
+    """
     begun = time.monotonic()
-    timer = threading.Timer(CUT_AFTER_S, cancel)
-    timer.start()
+    ended = threading.Event()
+
+    def cut() -> None:
+        pause = CUT_AFTER_S
+        while not ended.wait(pause):
+            cancel()
+            pause = CUT_AGAIN_S
+
+    thread = threading.Thread(target=cut)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        ended.set()
+        thread.join()
     if time.monotonic() - begun > CUT_WITHIN_S:
         raise WrongResultError("the statement was not cut off")
