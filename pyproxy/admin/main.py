@@ -116,7 +116,8 @@ class _Admin:
             error = 'the request is not {"verb": …}'
             return {"ok": False, "error": error, "exit": exitcodes.USAGE}
         if verb == "status":
-            return {"ok": True, **status(self.kit.page, self.kit.control)}
+            told, whole = status(self.kit.page, self.kit.control)
+            return _partial(told, [] if whole else ["the supervisor"])
         if verb == "workers":
             rows, whole = workers(self.kit.page, self.kit.control)
             return _partial({"rows": rows}, [] if whole else ["the supervisor"])

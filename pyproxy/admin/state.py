@@ -22,18 +22,22 @@ from pyproxy.limits import ANSWER_BYTES_MAX, ORDER_S
 SUMS = ("clients", "waiting", "idle", "servers", "paused_busy")
 
 
-def status(page: _core.Page, control: Path) -> dict[str, Any]:
-    """Return the whole service's state; keys are missing where the supervisor did not answer."""
+def status(page: _core.Page, control: Path) -> tuple[dict[str, Any], bool]:
+    """Return the whole service's state, and whether the supervisor answered.
+
+    Where it did not, its keys are missing.
+    """
     told = ask_supervisor(control)
     entries = [page.worker(number) for number in alive(page)]
     sums = {name: sum(entry[name] for entry in entries) for name in SUMS}
-    return {
+    found = {
         "state": "no supervisor" if told is None else told["state"],
         **{key: told[key] for key in _KEPT if told is not None and key in told},
         "workers": len(entries),
         **sums,
         "budget": page.budget(),
     }
+    return found, told is not None
 
 
 _KEPT = ("version", "pid", "uptime_s", "epoch", "paused", "listeners", "targets", "file")

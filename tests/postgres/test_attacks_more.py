@@ -336,6 +336,9 @@ def test_a_reload_whose_supervisor_dies_ends_with_69_and_clients_go_on(
         again = front.run_verb("reload")
         assert again.returncode == 69
         assert "is it running?" in again.stderr
+        shown = front.run_verb("status")
+        assert shown.returncode == 1
+        assert "no supervisor" in shown.stdout
         for client in clients:
             assert client.value("SELECT 1") == "1"
             client.ask("COMMIT")
