@@ -2,6 +2,8 @@
 # PROFILE=ci builds the extension without link-time optimisation: quicker to build, slower to run.
 
 PROFILE ?= release
+# Test files that run at the same time; most of them wait more than they compute.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -59,7 +61,7 @@ test-rust: | need-rust
 	cargo test --workspace --locked --quiet --features sim/broken
 
 test-python: $(BIN)/.built-$(PROFILE) | need-servers
-	PROFILE=$(PROFILE) $(BIN)/pytest $(PYTEST_ARGS)
+	PROFILE=$(PROFILE) $(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 bench: $(BIN)/.built-$(PROFILE) | need-servers ## side by side against the peers found on this machine
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
