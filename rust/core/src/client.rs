@@ -88,10 +88,6 @@ pub(crate) struct Session {
     pub(crate) cancel_pid: u32,
     pub(crate) cancel_secret: [u8; 32],
     pub(crate) cancel_secret_len: u8,
-    /// Counts the batches (Sync or Query ends one); the current one, at least 1.
-    pub(crate) batch: u64,
-    /// The first batch whose end has not come: what earlier ones changed is certain.
-    pub(crate) settled: u64,
     /// The server's statement clock when this batch began.
     pub(crate) batch_mark: u64,
     pub(crate) refuse: Refuse,
@@ -103,16 +99,16 @@ pub(crate) struct Session {
     pub(crate) timed_out: bool,
     /// Text of this session cannot be judged: it pins with its first statement.
     pub(crate) opaque: bool,
-    /// Its names have yet to be prepared on its server as they are.
-    pub(crate) names_due: bool,
+    /// A portal may be bound whose statement drops all names.
+    pub(crate) drops_bound: bool,
     /// A named statement too long to be kept lives on the linked server.
     pub(crate) long_named: bool,
 }
 
 impl Session {
-    /// Whether its statement names stand on its server as they are, where SQL sees them.
+    /// Whether new names go to its server as they are, where SQL sees them.
     pub(crate) fn has_native_names(&self) -> bool {
-        self.pin.has(PinReason::PreparedStatement) && !self.names_due
+        self.pin.has(PinReason::PreparedStatement)
     }
 }
 

@@ -88,7 +88,6 @@ pub(crate) fn write_server(
     let (pid, secret) = server.key.as_ref().map_or((0, &[][..]), |(pid, key)| (*pid, &**key));
     number(out, u64::from(pid));
     text(out, secret);
-    number(out, u64::from(server.statements.is_in_doubt()));
     let statements = server.statements.ids();
     number(out, statements.len() as u64);
     for id in statements {
@@ -119,13 +118,8 @@ pub(crate) fn read_server(body: &[u8]) -> Option<Arrival> {
     let secret = take_text(rest)?;
     let server_key = (!secret.is_empty()).then(|| (pid, secret.into()));
     let mut statements = ServerStatements::default();
-    if take_number(rest)? != 0 {
-        statements.doubt_all();
-    }
     for _ in 0..take_number(rest)? {
-        let (id, tail) = rest.split_first_chunk()?;
-        statements.add_elsewhere(StatementId::from_le_bytes(*id));
-        *rest = tail;
+        statements.add_elsewhere(take_id(rest)?);
     }
     let arrival = Arrival {
         offer,
@@ -180,6 +174,12 @@ fn take_number(rest: &mut &[u8]) -> Option<u64> {
     let (bytes, tail) = rest.split_first_chunk()?;
     *rest = tail;
     Some(u64::from_le_bytes(*bytes))
+}
+
+fn take_id(rest: &mut &[u8]) -> Option<StatementId> {
+    let (bytes, tail) = rest.split_first_chunk()?;
+    *rest = tail;
+    Some(StatementId::from_le_bytes(*bytes))
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {

@@ -33,6 +33,10 @@ mod sharing;
 pub mod show;
 pub mod sink;
 pub mod stats;
+#[cfg(test)]
+mod testbed;
+#[cfg(test)]
+mod tests_names;
 mod timer;
 
 pub use pin::PinReason;

@@ -2,8 +2,12 @@
 //!
 //! Each entry says which reply ends it and whether the client sees that reply. An error inside an
 //! extended batch makes the server skip to the next Sync; the entries it skips are taken out here,
-//! too, and the changes that their messages would have made to statement names are undone, last
-//! first. Next on the path: `pg/replies.rs`.
+//! too.
+//!
+//! What a message changes about statements is kept beside its entry and counts once its reply has
+//! come; what the server skips has never counted. Until then a later message of the same batch
+//! takes the change as made (had it failed, that message would be skipped as well), and a message
+//! of a later batch has to wait. Next on the path: `pg/replies.rs`.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -40,24 +44,35 @@ impl Kind {
 }
 
 /// A change that a message makes if the server passes it.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// The client's name (empty: its unnamed statement) means this statement; none: what the server
+    /// holds under that name, if anything.
+    Name { name: Box<[u8]>, means: Option<Rc<Statement>> },
+    /// The server's unnamed statement is this one; 0 = none.
+    Unnamed(StatementId),
+    /// The server holds a statement, or holds it no more.
+    Held { statement: Rc<Statement>, is_held: bool },
+    /// Every named statement may be gone; the reply tells.
+    DropAll,
+}
+
+/// What the messages on their way make of something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Pending<T> {
+    /// None of them touches it.
+    Untouched,
+    /// This, wherever a message that is sent now is not skipped.
+    Will(T),
+    /// Only the server's answer can tell.
+    Unsure,
+}
+
+/// What else there is to know about an entry.
 #[derive(Debug, Default)]
 pub(crate) enum Note {
     #[default]
     None,
-    /// A Parse of ours or of a client put this statement on the server.
-    Prepared(Rc<Statement>),
-    /// A client's Parse gave one of its names to a statement; `on_server` if it was really sent.
-    Named { name: Box<[u8]>, on_server: Option<Rc<Statement>> },
-    /// A client's Parse of the unnamed statement: what client and server had before.
-    Unnamed { client: Option<Rc<Statement>>, server: StatementId },
-    /// A Parse of ours of the unnamed statement: what the server had before.
-    UnnamedOnServer { server: StatementId },
-    /// A client's Close took this name away.
-    Closed { name: Box<[u8]>, statement: Option<Rc<Statement>> },
-    /// A Parse of ours put this name of the client's on the server as it is.
-    Native { name: Box<[u8]>, statement: Rc<Statement> },
-    /// A Close of ours took this statement off the server.
-    Evicted(Rc<Statement>),
     /// An error about this message names our statement: the client is shown its own name instead.
     Shown { server_name: Box<[u8]>, client_name: Box<[u8]> },
     /// A simple Query that is one of the known resets; `failed` once an error came.
@@ -73,19 +88,30 @@ pub(crate) struct Owed {
     /// The client does not see the reply.
     pub(crate) swallow: bool,
     pub(crate) note: Note,
+    /// How many of the queue's changes are its own.
+    changes: u8,
 }
 
 impl Owed {
     pub(crate) const fn forward(kind: Kind) -> Self {
-        Self { kind, swallow: false, note: Note::None }
+        Self { kind, swallow: false, note: Note::None, changes: 0 }
     }
 
-    pub(crate) const fn swallow(kind: Kind, note: Note) -> Self {
-        Self { kind, swallow: true, note }
+    pub(crate) const fn swallow(kind: Kind) -> Self {
+        Self { kind, swallow: true, note: Note::None, changes: 0 }
+    }
+
+    pub(crate) const fn own(note: Note) -> Self {
+        Self { kind: Kind::Query, swallow: true, note, changes: 0 }
+    }
+
+    /// How many changes its answer makes.
+    pub(crate) const fn changes(&self) -> u8 {
+        self.changes
     }
 
     pub(crate) const fn noted(kind: Kind, note: Note) -> Self {
-        Self { kind, swallow: false, note }
+        Self { kind, swallow: false, note, changes: 0 }
     }
 }
 
@@ -93,6 +119,12 @@ impl Owed {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     entries: VecDeque<Owed>,
+    /// What they change, in the same order, each with its batch.
+    changes: VecDeque<(u64, Change)>,
+    /// So many of the changes belong to an entry that was taken out last.
+    due: usize,
+    /// Counts the Syncs that were sent: between two of them an error skips all that follows.
+    batch: u64,
     /// ReadyForQuery still to come.
     readies: usize,
     /// Since the last Sync or Query that was sent, an extended-protocol message was sent.
@@ -105,6 +137,15 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn push(&mut self, owed: Owed) {
+        self.push_changing(owed, []);
+    }
+
+    /// Adds an entry, and what changes once it is answered; at most 255 changes.
+    pub(crate) fn push_changing(
+        &mut self,
+        mut owed: Owed,
+        changes: impl IntoIterator<Item = Change>,
+    ) {
         self.flushed = false;
         match owed.kind {
             Kind::Query | Kind::Function => {
@@ -119,6 +160,7 @@ impl Queue {
                 self.open = false;
                 self.skipping = false;
                 self.readies += 1;
+                self.batch += 1;
             }
             Kind::CopyEnd => {}
             _ => {
@@ -127,6 +169,10 @@ impl Queue {
                     return;
                 }
             }
+        }
+        for change in changes {
+            self.changes.push_back((self.batch, change));
+            owed.changes += 1;
         }
         self.entries.push_back(owed);
     }
@@ -153,22 +199,40 @@ impl Queue {
         self.entries.front_mut()
     }
 
+    /// Takes the oldest entry out; its changes are for [`Queue::take_change`].
     pub(crate) fn pop(&mut self) -> Option<Owed> {
         let owed = self.entries.pop_front()?;
         if owed.kind.ends_with_ready() {
             self.readies -= 1;
         }
+        self.due += usize::from(owed.changes);
         Some(owed)
     }
 
-    /// Takes out what the server skips after an error in an extended batch, last first.
-    pub(crate) fn skip_to_sync(&mut self) -> Vec<Owed> {
+    /// Takes a change of an entry that was answered, in the order in which they were made.
+    pub(crate) fn take_change(&mut self) -> Option<Change> {
+        self.due = self.due.checked_sub(1)?;
+        self.changes.pop_front().map(|(_, change)| change)
+    }
+
+    /// Takes out what the server skips after an error in an extended batch: gives the entry that
+    /// failed and the changes that it would have made.
+    pub(crate) fn skip_to_sync(&mut self) -> Option<(Owed, Vec<Change>)> {
         let end = self.entries.iter().position(|owed| owed.kind == Kind::Sync);
         self.skipping = end.is_none();
-        let end = end.unwrap_or(self.entries.len());
-        let skipped: Vec<Owed> = self.entries.drain(..end).rev().collect();
-        self.readies -= skipped.iter().filter(|owed| owed.kind.ends_with_ready()).count();
-        skipped
+        let mut skipped = self.entries.drain(..end.unwrap_or(self.entries.len()));
+        let failed = skipped.next();
+        let (mut readies, mut changes) = (0, 0);
+        for owed in skipped {
+            readies += usize::from(owed.kind.ends_with_ready());
+            changes += usize::from(owed.changes);
+        }
+        self.readies -= readies;
+        let failed = failed?;
+        let own = usize::from(failed.changes);
+        let mut dropped = self.changes.drain(..(own + changes).min(self.changes.len()));
+        let own = dropped.by_ref().take(own).map(|(_, change)| change).collect();
+        Some((failed, own))
     }
 
     /// The server entered COPY IN: it ignores the Syncs that come before the CopyDone or CopyFail.
@@ -191,32 +255,61 @@ impl Queue {
         dropped
     }
 
-    /// Whether an earlier batch that has not been confirmed closes this statement: an error there
-    /// would keep it.
-    pub(crate) fn may_still_close(&self, id: StatementId) -> bool {
-        let closes = |owed: &Owed| matches!(&owed.note, Note::Evicted(gone) if gone.id == id);
-        self.readies > 0 && self.entries.iter().any(closes)
+    /// What the latest change that touches something says; `touched` gives none for a change that
+    /// does not, and `Some(None)` for one whose outcome only the reply tells.
+    fn latest<'a, T>(&'a self, touched: impl Fn(&'a Change) -> Option<Option<T>>) -> Pending<T> {
+        let says = |(batch, change): &'a (u64, Change)| Some((*batch, touched(change)?));
+        match self.changes.iter().rev().find_map(says) {
+            None => Pending::Untouched,
+            Some((batch, Some(will))) if batch == self.batch => Pending::Will(will),
+            Some(_) => Pending::Unsure,
+        }
     }
 
-    /// Whether a request on its way drops or replaces the unnamed statement: then its fate lies
-    /// there. If that one fails as well, it goes back to these.
-    pub(crate) fn is_unnamed_settled_later(
-        &mut self,
-        had: &Option<Rc<Statement>>,
-        server_had: StatementId,
-    ) -> bool {
-        for owed in &mut self.entries {
-            match &mut owed.note {
-                Note::Unnamed { client, server } => {
-                    client.clone_from(had);
-                    *server = server_had;
-                    return true;
-                }
-                _ if owed.kind == Kind::Query => return true,
-                _ => {}
-            }
-        }
-        false
+    /// What a name of the client's will mean; the empty one is its unnamed statement.
+    pub(crate) fn name(&self, name: &[u8]) -> Pending<Option<&Rc<Statement>>> {
+        self.latest(|change| match change {
+            Change::Name { name: other, means } if **other == *name => Some(Some(means.as_ref())),
+            // The unnamed statement is no entry of PostgreSQL's table: it stays.
+            Change::DropAll if !name.is_empty() => Some(None),
+            _ => None,
+        })
+    }
+
+    /// What the server's unnamed statement will be.
+    pub(crate) fn unnamed(&self) -> Pending<StatementId> {
+        self.latest(|change| match change {
+            Change::Unnamed(id) => Some(Some(*id)),
+            _ => None,
+        })
+    }
+
+    /// Whether the server will hold a statement.
+    pub(crate) fn held(&self, id: StatementId) -> Pending<bool> {
+        self.latest(|change| match change {
+            Change::Held { statement, is_held } if statement.id == id => Some(Some(*is_held)),
+            Change::DropAll => Some(None),
+            _ => None,
+        })
+    }
+
+    /// Whether a message on its way puts this statement in the unnamed one's place.
+    pub(crate) fn brings_unnamed(&self, id: StatementId) -> bool {
+        self.changes.iter().any(|(_, change)| matches!(change, Change::Unnamed(to) if *to == id))
+    }
+
+    /// The changes that are on their way, oldest first.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = &Change> + Clone {
+        self.changes.iter().map(|(_, change)| change)
+    }
+
+    /// Whether a message on its way touches names (but for the unnamed statement).
+    pub(crate) fn touches_names(&self) -> bool {
+        let touches = |change: &Change| match change {
+            Change::Name { name, .. } => !name.is_empty(),
+            change => matches!(change, Change::DropAll),
+        };
+        self.changes().any(touches)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -248,6 +341,8 @@ impl Queue {
 
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
+        self.changes.clear();
+        self.due = 0;
         self.readies = 0;
         self.open = false;
         self.skipping = false;
@@ -256,7 +351,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Owed, Queue};
+    use super::{Change, Kind, Owed, Pending, Queue};
 
     fn queue(kinds: &[Kind]) -> Queue {
         let mut queue = Queue::default();
@@ -266,13 +361,26 @@ mod tests {
         queue
     }
 
+    /// Whether a name will mean a statement.
+    fn name(queue: &Queue, name: &[u8]) -> Pending<bool> {
+        match queue.name(name) {
+            Pending::Untouched => Pending::Untouched,
+            Pending::Will(means) => Pending::Will(means.is_some()),
+            Pending::Unsure => Pending::Unsure,
+        }
+    }
+
+    fn drops(name: &str) -> Change {
+        Change::Name { name: name.as_bytes().into(), means: None }
+    }
+
     #[test]
     fn an_error_skips_to_the_next_sync_and_no_further() {
         let mut queue =
             queue(&[Kind::Parse, Kind::Bind, Kind::Query, Kind::Sync, Kind::Parse, Kind::Sync]);
         assert_eq!(queue.readies(), 3);
-        let skipped: Vec<Kind> = queue.skip_to_sync().iter().map(|owed| owed.kind).collect();
-        assert_eq!(skipped, [Kind::Query, Kind::Bind, Kind::Parse]);
+        let failed = queue.skip_to_sync().map(|(owed, _)| owed.kind);
+        assert_eq!(failed, Some(Kind::Parse));
         assert_eq!((queue.readies(), queue.is_skipping()), (2, false));
         assert_eq!(queue.front().map(|owed| owed.kind), Some(Kind::Sync));
     }
@@ -280,12 +388,59 @@ mod tests {
     #[test]
     fn after_an_error_without_sync_only_the_sync_is_owed() {
         let mut queue = queue(&[Kind::Parse]);
-        assert_eq!(queue.skip_to_sync().len(), 1);
+        assert!(queue.skip_to_sync().is_some());
         queue.push(Owed::forward(Kind::Bind));
-        queue.push(Owed::forward(Kind::Query));
+        queue.push_changing(Owed::forward(Kind::Query), [drops("a")]);
         assert!(queue.is_empty() && queue.is_skipping() && queue.readies() == 0);
+        assert_eq!(name(&queue, b"a"), Pending::Untouched);
         queue.push(Owed::forward(Kind::Sync));
         assert_eq!((queue.readies(), queue.is_skipping(), queue.len()), (1, false, 1));
+    }
+
+    #[test]
+    fn a_change_is_expected_in_its_own_batch_and_waited_for_in_a_later_one() {
+        let mut queue = Queue::default();
+        queue.push_changing(Owed::forward(Kind::Close), [drops("a")]);
+        queue.push(Owed::forward(Kind::Query));
+        assert_eq!(name(&queue, b"a"), Pending::Will(false));
+        queue.push(Owed::forward(Kind::Sync));
+        assert_eq!(name(&queue, b"a"), Pending::Unsure);
+        assert_eq!(name(&queue, b"b"), Pending::Untouched);
+        queue.push_changing(Owed::forward(Kind::Close), [drops("a")]);
+        assert_eq!(name(&queue, b"a"), Pending::Will(false));
+    }
+
+    #[test]
+    fn what_may_drop_all_names_is_waited_for_but_not_for_the_unnamed_statement() {
+        let mut queue = Queue::default();
+        queue.push_changing(Owed::forward(Kind::Execute), [Change::DropAll]);
+        assert_eq!((name(&queue, b"a"), queue.held(7)), (Pending::Unsure, Pending::Unsure));
+        assert_eq!((name(&queue, b""), queue.unnamed()), (Pending::Untouched, Pending::Untouched));
+        queue.push_changing(Owed::forward(Kind::Close), [drops("a")]);
+        assert_eq!(name(&queue, b"a"), Pending::Will(false));
+    }
+
+    #[test]
+    fn changes_count_once_they_are_answered_and_never_if_they_are_skipped() {
+        let mut queue = Queue::default();
+        for name in ["a", "b", "c"] {
+            queue.push_changing(Owed::forward(Kind::Close), [drops(name)]);
+        }
+        queue.push(Owed::forward(Kind::Sync));
+        queue.push_changing(Owed::forward(Kind::Close), [Change::Unnamed(5)]);
+        assert!(queue.take_change().is_none());
+        queue.pop();
+        let is_a = |change| matches!(change, Some(Change::Name { name, .. }) if *name == *b"a");
+        assert!(is_a(queue.take_change()) && queue.take_change().is_none());
+        let failed = queue.skip_to_sync().map(|(_, changes)| changes.len());
+        assert_eq!(
+            (failed, name(&queue, b"b"), name(&queue, b"c")),
+            (Some(1), Pending::Untouched, Pending::Untouched)
+        );
+        queue.pop();
+        assert!(queue.take_change().is_none());
+        queue.pop();
+        assert!(matches!(queue.take_change(), Some(Change::Unnamed(5))));
     }
 
     #[test]

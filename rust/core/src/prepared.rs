@@ -14,6 +14,7 @@ use sqlscan::Verdict;
 use crate::limits::{
     CLIENT_STATEMENT_BYTES_MAX, CLIENT_STATEMENTS_MAX, SERVER_STATEMENT_BYTES_MAX,
 };
+use crate::owed::{Change, Pending, Queue};
 
 /// Names a statement alike in every worker of this host: 128 bits of a keyed hash over its text and
 /// types. Whoever knows the key is one of us, so nobody can make two statements meet in one.
@@ -122,100 +123,70 @@ impl Statements {
     }
 }
 
-/// One name of a client.
-#[derive(Debug)]
-pub(crate) struct Named {
-    pub(crate) statement: Rc<Statement>,
-    /// The batch that made it.
-    pub(crate) changed_in: u64,
-    /// Its ParseComplete has come.
-    pub(crate) confirmed: bool,
-}
-
-/// The statements that a client believes it has.
+/// The names that a client has at the point up to which its server has answered: what messages on
+/// their way make of them stands in the reply queue. A name that is not here means what the server
+/// holds under it, if anything.
 #[derive(Debug, Default)]
 pub(crate) struct ClientStatements {
-    pub(crate) named: BTreeMap<Box<[u8]>, Named>,
-    /// Names that were closed by a batch whose end has not come, with that batch: a later one
-    /// waits.
-    pub(crate) closed: BTreeMap<Box<[u8]>, u64>,
-    /// The batch whose query drops all names and has not been confirmed; 0 = none. Names wait for
-    /// it.
-    pub(crate) dropping: u64,
+    pub(crate) named: BTreeMap<Box<[u8]>, Rc<Statement>>,
     pub(crate) unnamed: Option<Rc<Statement>>,
-    /// The batch that changed the unnamed statement last.
-    pub(crate) unnamed_changed_in: u64,
 }
 
 impl ClientStatements {
-    /// Whether one more text of so many bytes is one too many. Short ones are limited by count
-    /// alone.
-    pub(crate) fn has_no_room_for(&self, text_bytes: usize) -> bool {
-        let held = || self.named.values().map(|named| named.statement.text.len()).sum::<usize>();
-        self.named.len() >= CLIENT_STATEMENTS_MAX
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&Rc<Statement>> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    pub(crate) fn set(&mut self, name: Box<[u8]>, means: Option<Rc<Statement>>) {
+        match means {
+            means if name.is_empty() => self.unnamed = means,
+            Some(statement) => drop(self.named.insert(name, statement)),
+            None => drop(self.named.remove(&name)),
+        }
+    }
+
+    /// Whether one more text of so many bytes is one too many, with what is on its way. Short ones
+    /// are limited by count alone.
+    pub(crate) fn has_no_room_for(&self, text_bytes: usize, on_their_way: &Queue) -> bool {
+        let coming = on_their_way.changes().filter_map(|change| match change {
+            Change::Name { means, .. } => means.as_ref(),
+            _ => None,
+        });
+        let held =
+            || self.named.values().chain(coming.clone()).map(|s| s.text.len()).sum::<usize>();
+        self.named.len() + coming.clone().count() >= CLIENT_STATEMENTS_MAX
             || text_bytes > SHORT_TEXT_BYTES && held() + text_bytes > CLIENT_STATEMENT_BYTES_MAX
     }
-
-    /// `DEALLOCATE ALL` has run: every name is gone but those whose Parse came behind it.
-    pub(crate) fn forget_confirmed(&mut self) {
-        self.named.retain(|_, named| !named.confirmed);
-        self.closed.clear();
-    }
-}
-
-/// What a server holds of one statement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Held {
-    /// Its Parse is on the way, sent in this batch of the borrowing client.
-    Pending(u64),
-    /// ParseComplete has come.
-    Ready,
 }
 
 #[derive(Debug)]
 struct Kept {
     statement: Rc<Statement>,
-    held: Held,
     used: u64,
 }
 
-/// The statements on one server: a bounded map, least recently used out first.
+/// The statements that one server holds at the point up to which it has answered: a bounded map,
+/// least recently used out first.
 #[derive(Debug, Default)]
 pub(crate) struct ServerStatements {
     kept: BTreeMap<StatementId, Kept>,
     clock: u64,
-    /// The server may hold statements that are not in the map: a Parse comes behind a Close.
-    in_doubt: bool,
     /// Which statement the server's unnamed one is; 0 = none or unknown.
     pub(crate) unnamed: StatementId,
 }
 
 impl ServerStatements {
     /// Whether the server holds the statement; counts as a use.
-    pub(crate) fn touch(&mut self, id: StatementId) -> Option<Held> {
-        let kept = self.kept.get_mut(&id)?;
+    pub(crate) fn touch(&mut self, id: StatementId) -> bool {
+        let Some(kept) = self.kept.get_mut(&id) else { return false };
         self.clock += 1;
         kept.used = self.clock;
-        Some(kept.held)
+        true
     }
 
-    pub(crate) fn insert(&mut self, statement: &Rc<Statement>, batch: u64) {
+    pub(crate) fn insert(&mut self, statement: Rc<Statement>) {
         self.clock += 1;
-        let kept =
-            Kept { statement: Rc::clone(statement), held: Held::Pending(batch), used: self.clock };
-        self.kept.insert(statement.id, kept);
-    }
-
-    /// Puts back what an eviction took out whose Close the server skipped.
-    pub(crate) fn restore(&mut self, statement: &Rc<Statement>) {
-        self.insert(statement, 0);
-        self.confirm(statement.id);
-    }
-
-    pub(crate) fn confirm(&mut self, id: StatementId) {
-        if let Some(kept) = self.kept.get_mut(&id) {
-            kept.held = Held::Ready;
-        }
+        self.kept.insert(statement.id, Kept { statement, used: self.clock });
     }
 
     pub(crate) fn remove(&mut self, id: StatementId) {
@@ -229,29 +200,17 @@ impl ServerStatements {
 
     /// A server that came from another worker holds this.
     pub(crate) fn add_elsewhere(&mut self, id: StatementId) {
-        self.restore(&Statement::elsewhere(id));
+        self.insert(Statement::elsewhere(id));
     }
 
     pub(crate) fn clear(&mut self) {
         self.kept.clear();
         self.unnamed = 0;
-        self.in_doubt = false;
     }
 
-    /// A statement that drops all names was sent inside a batch: whether it runs shows too late for
-    /// what follows it there.
-    pub(crate) fn doubt_all(&mut self) {
-        self.forget_confirmed();
-        self.in_doubt = true;
-    }
-
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        self.in_doubt
-    }
-
-    /// `DEALLOCATE ALL` has run: what was confirmed is gone, what is on its way comes behind it.
-    pub(crate) fn forget_confirmed(&mut self) {
-        self.kept.retain(|_, kept| kept.held != Held::Ready);
+    /// All names were dropped: the unnamed statement is none of them.
+    pub(crate) fn clear_named(&mut self) {
+        self.kept.clear();
     }
 
     /// Marks the start of a batch: what is used from here on is not evicted before the next mark.
@@ -259,25 +218,41 @@ impl ServerStatements {
         self.clock
     }
 
-    /// Takes out the least recently used statement that is confirmed and was not used since `mark`,
-    /// if more than `max` are held or their texts are too long together. The caller sends its
-    /// Close.
-    pub(crate) fn evict(&mut self, max: usize, mark: u64) -> Option<Rc<Statement>> {
-        let bytes: usize = self.kept.values().map(|kept| kept.statement.text.len()).sum();
-        if self.kept.len() <= max && bytes <= SERVER_STATEMENT_BYTES_MAX {
+    /// The least recently used statement that nothing on its way touches and that was not used
+    /// since `mark`, if with the one to come more than `max` will be held or their texts are too
+    /// long together.
+    pub(crate) fn to_evict(
+        &self,
+        max: usize,
+        mark: u64,
+        on_their_way: &Queue,
+        to_come: &Statement,
+    ) -> Option<Rc<Statement>> {
+        let mut count = self.kept.len() + 1;
+        let mut bytes = to_come.text.len();
+        bytes += self.kept.values().map(|kept| kept.statement.text.len()).sum::<usize>();
+        for change in on_their_way.changes() {
+            match change {
+                Change::Held { statement, is_held: true } => {
+                    count += 1;
+                    bytes += statement.text.len();
+                }
+                Change::Held { statement, is_held: false } => {
+                    count = count.saturating_sub(1);
+                    bytes = bytes.saturating_sub(statement.text.len());
+                }
+                _ => {}
+            }
+        }
+        if count <= max && bytes <= SERVER_STATEMENT_BYTES_MAX {
             return None;
         }
-        let (&id, _) = self
-            .kept
+        let is_free = |id| on_their_way.held(id) == Pending::Untouched;
+        self.kept
             .iter()
-            .filter(|(_, kept)| kept.held == Held::Ready && kept.used <= mark)
-            .min_by_key(|(_, kept)| kept.used)?;
-        self.kept.remove(&id).map(|kept| kept.statement)
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.kept.len()
+            .filter(|(id, kept)| kept.used <= mark && is_free(**id))
+            .min_by_key(|(_, kept)| kept.used)
+            .map(|(_, kept)| Rc::clone(&kept.statement))
     }
 }
 
@@ -314,7 +289,8 @@ impl ServerName {
 
 #[cfg(test)]
 mod tests {
-    use super::{Held, ServerName, ServerStatements, Statements};
+    use super::{ServerName, ServerStatements, Statements};
+    use crate::owed::{Change, Kind, Owed, Queue};
 
     #[test]
     fn equal_text_and_types_share_one_statement_and_nothing_less_does() {
@@ -344,21 +320,27 @@ mod tests {
     fn eviction_takes_the_least_recently_used_but_nothing_of_the_running_batch() {
         let mut statements = Statements::new(1, [1; 32]);
         let mut server = ServerStatements::default();
+        let mut queue = Queue::default();
         let mut add = |server: &mut ServerStatements, text: &str| {
             let statement = statements.intern(text.as_bytes(), &[]);
-            server.insert(&statement, 1);
-            server.confirm(statement.id);
+            server.insert(statement.clone());
             statement
         };
         let first = add(&mut server, "a");
         let second = add(&mut server, "b");
         let mark = server.mark();
         let third = add(&mut server, "c");
-        assert_eq!(server.touch(first.id), Some(Held::Ready));
-        assert_eq!(server.evict(1, mark).map(|s| s.id), Some(second.id));
-        assert!(server.evict(1, mark).is_none());
-        assert_eq!(server.len(), 2);
-        assert_eq!(server.evict(1, server.mark()).map(|s| s.id), Some(third.id));
+        assert!(server.touch(first.id));
+        let fourth = statements.intern(b"d", &[]);
+        assert!(server.to_evict(4, server.mark(), &queue, &fourth).is_none());
+        let evicted = server.to_evict(2, mark, &queue, &fourth);
+        assert_eq!(evicted.as_ref().map(|s| s.id), Some(second.id));
+        let gone = evicted.map(|statement| Change::Held { statement, is_held: false });
+        queue.push_changing(Owed::swallow(Kind::Close), gone);
+        assert!(server.to_evict(2, mark, &queue, &fourth).is_none(), "used in this batch");
+        let oldest = server.to_evict(2, server.mark(), &queue, &fourth);
+        assert_eq!(oldest.map(|s| s.id), Some(third.id));
+        assert!(server.to_evict(3, server.mark(), &queue, &fourth).is_none());
     }
 
     #[test]

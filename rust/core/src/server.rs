@@ -18,11 +18,11 @@ use std::rc::Rc;
 use ledger::{Offer, Permit};
 
 use crate::ids::ClientId;
-use crate::owed::Queue;
+use crate::owed::{Pending, Queue};
 use crate::params::ParamSet;
 use crate::pg::server_login::ServerLogin;
 use crate::pool::PoolId;
-use crate::prepared::ServerStatements;
+use crate::prepared::{ServerStatements, StatementId};
 use crate::sink::{Address, Now};
 use crate::timer::Timer;
 
@@ -201,7 +201,19 @@ impl Server {
     /// Whether a request was sent whose end has not come.
     #[inline]
     pub(crate) fn is_busy(&self) -> bool {
-        !self.owed.is_empty() || self.owed.is_open() || self.copy_in != CopyIn::No
+        !self.owed.is_empty()
+            || self.owed.is_open()
+            || self.owed.is_skipping()
+            || self.copy_in != CopyIn::No
+    }
+
+    /// What its unnamed statement is when it reads what comes next, if that is certain; 0 = none.
+    pub(crate) fn expected_unnamed(&self) -> Option<StatementId> {
+        match self.owed.unnamed() {
+            Pending::Will(id) => Some(id),
+            Pending::Unsure => None,
+            Pending::Untouched => Some(self.statements.unnamed),
+        }
     }
 
     /// The server's half of the release rule (I1): all ReadyForQuery have come, the last one says

@@ -2,9 +2,9 @@
 //!
 //! A client's names are its own; on servers a statement has a name that is unique on the host, so
 //! that clients share it. A Parse of a statement that the server holds is answered in its place in
-//! the reply queue. What depends on an earlier batch that the server has not confirmed waits for
-//! that batch's ReadyForQuery (I2): guessing there would run another statement than the client
-//! means. Next on the path: `statements.rs`.
+//! the reply queue. What a message means rests on what the server has confirmed and on what its own
+//! batch has said before it; what depends on an earlier batch waits (I2): guessing there would run
+//! another statement than the client means. Next on the path: `statements.rs`.
 
 use std::rc::Rc;
 
@@ -20,9 +20,10 @@ use crate::core::Core;
 use crate::errors::{Failure, PROGRAM_LIMIT_EXCEEDED};
 use crate::ids::{ClientId, Conn, ServerId};
 use crate::limits::{CLIENT_STATEMENT_BYTES_MAX, CLIENT_STATEMENTS_MAX, COLLECT_BYTES_MAX};
-use crate::owed::{Kind, Note, Owed};
+use crate::owed::{Change, Kind, Note, Owed, Pending};
 use crate::pin::PinReason;
-use crate::prepared::{Held, NAME_PREFIX, NO_SUCH_NAME, Named, ServerName, Statement};
+use crate::prepared::{NAME_PREFIX, NO_SUCH_NAME, ServerName, Statement};
+use crate::server::Server;
 use crate::sink::{Now, Sink};
 
 /// What a client's name means right now.
@@ -31,7 +32,7 @@ pub(crate) enum Meaning {
     /// The name is as the client says it: it does not exist, or the server holds it under this
     /// name.
     AsItIs,
-    /// An earlier batch that touches the name has not been confirmed.
+    /// Only an answer that has not come can tell.
     Unconfirmed,
 }
 
@@ -54,29 +55,32 @@ impl Core {
             self.owe(server_id, Owed::forward(Kind::Parse));
             return self.forward_message(id, head, available);
         };
-        let is_native = self.is_native(id);
         if message.name.is_empty() {
             return self.parse_unnamed(id, server_id, &message, head, available);
         }
-        if is_native {
-            if message.name.starts_with(NAME_PREFIX) {
-                return self.reserved_name(id, run, at, now, sink);
-            }
-            // Behind a reset that is under way the name is a new reason to stay. What the statement
-            // may leave behind counts from now on: nobody looks at it again when it runs.
-            let verdict = sqlscan::scan(message.query);
-            self.pin_for_one(id, PinReason::PreparedStatement, now, sink);
-            self.pin_for(id, verdict, now, sink);
-            self.owe(server_id, Owed::forward(Kind::Parse));
-            return self.forward_message(id, head, available);
-        }
+        let Some(server) = self.servers.get(server_id) else { return Step::Ended };
         let Some(session) = self.clients.get(id).and_then(|c| c.session.as_deref()) else {
             return Step::Ended;
         };
-        match meaning(session, message.name) {
-            Meaning::Unconfirmed => self.stall(id, sink),
+        match meaning(session, server, message.name) {
+            Meaning::Unconfirmed => self.stall(place, run, sink),
             Meaning::Statement(statement) => self.parse_duplicate(place, &statement, run, sink),
-            Meaning::AsItIs if session.statements.has_no_room_for(message.query.len()) => {
+            Meaning::AsItIs if session.has_native_names() => {
+                if message.name.starts_with(NAME_PREFIX) {
+                    return self.reserved_name(id, run, at, now, sink);
+                }
+                // Behind a reset that is under way the name is a new reason to stay. What the
+                // statement may leave behind counts from now on: nobody looks at it again when it
+                // runs.
+                let verdict = sqlscan::scan(message.query);
+                self.pin_for_one(id, PinReason::PreparedStatement, now, sink);
+                self.pin_for(id, verdict, now, sink);
+                self.owe(server_id, Owed::forward(Kind::Parse));
+                self.forward_message(id, head, available)
+            }
+            Meaning::AsItIs
+                if session.statements.has_no_room_for(message.query.len(), &server.owed) =>
+            {
                 run.flush(at, sink);
                 let failure =
                     Failure::fatal(PROGRAM_LIMIT_EXCEEDED, "too many prepared statements")
@@ -104,15 +108,11 @@ impl Core {
         let Some(statement) = self.intern(id, message.query, message.oids) else {
             return Step::Ended;
         };
-        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
-        let server_had = std::mem::replace(&mut server.statements.unnamed, statement.id);
-        let Some(session) = self.clients.get_mut(id).and_then(|c| c.session.as_deref_mut()) else {
-            return Step::Ended;
-        };
-        let client_had = session.statements.unnamed.replace(statement);
-        session.statements.unnamed_changed_in = session.batch;
-        let note = Note::Unnamed { client: client_had, server: server_had };
-        server.owed.push(Owed::noted(Kind::Parse, note));
+        let changes = [
+            Change::Unnamed(statement.id),
+            Change::Name { name: Box::default(), means: Some(statement) },
+        ];
+        self.owe_changing(server_id, Owed::forward(Kind::Parse), changes);
         self.forward_message(id, head, available)
     }
 
@@ -125,53 +125,32 @@ impl Core {
             return Step::Ended;
         };
         let name: Box<[u8]> = message.name.into();
-        let Some(batch) = self.session_mut(id).map(|session| session.batch) else {
-            return Step::Ended;
-        };
-        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
-        let held = server.statements.touch(statement.id);
+        let held = self.holds(server_id, statement.id);
+        let Some(server) = self.servers.get(server_id) else { return Step::Ended };
+        let named = Change::Name { name, means: Some(Rc::clone(&statement)) };
         let failed_already = server.status == b'E'
             && !matches!(statement.verdict.class, Class::Commit | Class::Rollback);
-        let on_server = match held {
-            // Pending in this batch: if that Parse fails, this one is skipped with it.
-            Some(Held::Pending(in_batch)) if in_batch == batch => false,
-            Some(_) if server.owed.readies() > 0 => return self.stall(id, sink),
-            Some(Held::Ready) if !failed_already => false,
+        let close_first = match held {
+            None => return self.stall(place, run, sink),
+            Some(true) if server.owed.readies() > 0 => return self.stall(place, run, sink),
+            // If it is on its way in this batch and fails, this message is skipped with it.
+            Some(true) if !failed_already => {
+                self.owe_changing(server_id, Owed::forward(Kind::Synthetic), [named]);
+                return Self::replaced(head);
+            }
             // The transaction has failed, unless this batch ends it first: closed and prepared
             // again, the statement is refused in the one case and answered in the other. A Close
             // always runs.
-            Some(_) => {
-                server.statements.remove(statement.id);
-                let note = Note::Evicted(Rc::clone(&statement));
-                server.owed.push(Owed::swallow(Kind::Close, note));
-                run.flush(at, sink);
-                let name = ServerName::new(statement.id);
-                self.scratch.clear();
-                write::close(&mut self.scratch, b'S', name.as_bytes());
-                sink.send_own(Conn::Server(server_id), &self.scratch);
-                true
-            }
-            None if server.owed.may_still_close(statement.id) => return self.stall(id, sink),
-            None => true,
+            held => held == Some(true),
         };
-        let note =
-            Note::Named { name: name.clone(), on_server: on_server.then(|| Rc::clone(&statement)) };
-        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
-        if on_server {
-            server.statements.insert(&statement, batch);
-            run.flush(at, sink);
-            self.evict(id, server_id, sink);
-            self.send_parse(server_id, &statement, sink);
-            self.owe(server_id, Owed::noted(Kind::Parse, note));
-        } else {
-            server.owed.push(Owed::noted(Kind::Synthetic, note));
+        run.flush(at, sink);
+        if close_first {
+            self.send_close(server_id, Rc::clone(&statement), sink);
         }
-        if let Some(session) = self.session_mut(id) {
-            session
-                .statements
-                .named
-                .insert(name, Named { statement, changed_in: batch, confirmed: false });
-        }
+        self.evict(id, server_id, &statement, sink);
+        self.send_parse(server_id, &statement, sink);
+        let held = Change::Held { statement, is_held: true };
+        self.owe_changing(server_id, Owed::forward(Kind::Parse), [held, named]);
         Self::replaced(head)
     }
 
@@ -184,9 +163,9 @@ impl Core {
         run: &mut Run<'_>,
         sink: &mut dyn Sink,
     ) -> Step {
-        let Place { client: id, server: server_id, at, head } = place;
+        let Place { server: server_id, at, head, .. } = place;
         if !self.ensure_on_server(place, statement, run, sink) {
-            return self.stall(id, sink);
+            return self.stall(place, run, sink);
         }
         let body = run.rest(at).get(HEAD_BYTES..head.total()).unwrap_or_default();
         let Ok(message) = Parse::read(body) else { return Step::Ended };
@@ -230,9 +209,8 @@ impl Core {
         }
         if is_named {
             let name = body.get(..name_len).unwrap_or_default();
-            let session = self.clients.get(id).and_then(|c| c.session.as_deref());
-            match session.map_or(Meaning::AsItIs, |session| meaning(session, name)) {
-                Meaning::Unconfirmed => return self.stall(id, sink),
+            match self.meaning(place, name) {
+                Meaning::Unconfirmed => return self.stall(place, run, sink),
                 Meaning::Statement(statement) => {
                     let name = name.to_vec();
                     return self.long_duplicate(place, &statement, &name, run, sink);
@@ -249,20 +227,18 @@ impl Core {
         if let Some(verdict) = verdict {
             self.pin_for(id, verdict, now, sink);
         }
-        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
-        let Some(session) = self.clients.get_mut(id).and_then(|c| c.session.as_deref_mut()) else {
-            return Step::Ended;
-        };
-        session.long_named |= is_named;
-        let mut note = Note::None;
-        if !is_named {
-            // Skipped, it leaves both sides what they had: that may be another client's.
-            let client = session.statements.unnamed.take();
-            session.statements.unnamed_changed_in = session.batch;
-            let before = std::mem::replace(&mut server.statements.unnamed, Statement::LONG);
-            note = Note::Unnamed { client, server: before };
+        if is_named {
+            if let Some(session) = self.session_mut(id) {
+                session.long_named = true;
+            }
+            self.owe(server_id, Owed::forward(Kind::Parse));
+        } else {
+            let changes = [
+                Change::Unnamed(Statement::LONG),
+                Change::Name { name: Box::default(), means: None },
+            ];
+            self.owe_changing(server_id, Owed::forward(Kind::Parse), changes);
         }
-        server.owed.push(Owed::noted(Kind::Parse, note));
         let step = self.forward_message(id, head, available);
         if verdict.is_none() {
             if let Some(client) = self.clients.get_mut(id) {
@@ -283,7 +259,7 @@ impl Core {
     ) -> Step {
         let Place { client: id, server: server_id, at, head } = place;
         if !self.ensure_on_server(place, statement, run, sink) {
-            return self.stall(id, sink);
+            return self.stall(place, run, sink);
         }
         let server_name = ServerName::new(statement.id);
         let shown =
@@ -336,13 +312,10 @@ impl Core {
             return self.forward_message(id, head, available);
         };
         let (portal, names_len) = (names.portal.to_vec(), names.rest);
-        let meaning = match self.clients.get(id).and_then(|c| c.session.as_deref()) {
-            Some(session) => meaning(session, names.statement),
-            None => return Step::Ended,
-        };
+        let meaning = self.meaning(place, names.statement);
         let is_unnamed = names.statement.is_empty();
         let name = match meaning {
-            Meaning::Unconfirmed => return self.stall(id, sink),
+            Meaning::Unconfirmed => return self.stall(place, run, sink),
             Meaning::AsItIs if is_unnamed => {
                 self.drop_foreign_unnamed(place, run, sink);
                 self.owe(server_id, Owed::forward(Kind::Bind));
@@ -364,7 +337,7 @@ impl Core {
                     return self.forward_message(id, head, available);
                 }
                 if !self.ensure_on_server(place, &statement, run, sink) {
-                    return self.stall(id, sink);
+                    return self.stall(place, run, sink);
                 }
                 Some(ServerName::new(statement.id))
             }
@@ -391,15 +364,10 @@ impl Core {
         now: Now,
         sink: &mut dyn Sink,
     ) -> Step {
-        let Place { client: id, server: server_id, .. } = place;
+        let id = place.client;
         if matches!(verdict.reset, Some(Reset::DeallocateAll | Reset::DiscardAll)) {
-            // What follows in this batch must not count on what the server holds now.
-            if let Some(server) = self.servers.get_mut(server_id) {
-                server.statements.doubt_all();
-            }
-            // Later batches know only once it has run.
             if let Some(session) = self.session_mut(id) {
-                session.statements.dropping = session.batch;
+                session.drops_bound = true;
             }
         }
         if verdict.effects.is_empty() && !self.is_opaque(id) {
@@ -432,13 +400,10 @@ impl Core {
                 return self.forward_message(id, head, available);
             }
         };
-        let Some(session) = self.clients.get(id).and_then(|c| c.session.as_deref()) else {
-            return Step::Ended;
-        };
-        let means = meaning(session, message.name);
+        let means = self.meaning(place, message.name);
         let name = message.name.to_vec();
         if matches!(means, Meaning::Unconfirmed) {
-            return self.stall(id, sink);
+            return self.stall(place, run, sink);
         }
         if is_close {
             return self.close_statement(place, &name, means, run, sink);
@@ -449,7 +414,7 @@ impl Core {
             }
             Meaning::Statement(statement) => {
                 if !self.ensure_on_server(place, &statement, run, sink) {
-                    return self.stall(id, sink);
+                    return self.stall(place, run, sink);
                 }
                 let server_name = ServerName::new(statement.id);
                 self.scratch.clear();
@@ -483,16 +448,10 @@ impl Core {
     ) -> Step {
         let Place { client: id, server: server_id, at, head } = place;
         let available = run.rest(at).len();
-        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
-        let Some(session) = self.clients.get_mut(id).and_then(|c| c.session.as_deref_mut()) else {
-            return Step::Ended;
-        };
+        let gone = Change::Name { name: name.into(), means: None };
         if name.is_empty() {
-            let client = session.statements.unnamed.take();
-            session.statements.unnamed_changed_in = session.batch;
-            let before = std::mem::take(&mut server.statements.unnamed);
-            let note = Note::Unnamed { client, server: before };
-            server.owed.push(Owed::noted(Kind::Close, note));
+            let changes = [Change::Unnamed(0), gone];
+            self.owe_changing(server_id, Owed::forward(Kind::Close), changes);
             return self.forward_message(id, head, available);
         }
         let Meaning::Statement(_) = means else {
@@ -501,10 +460,7 @@ impl Core {
                 write::close(out, b'S', name);
             });
         };
-        let statement = session.statements.named.remove(name).map(|named| named.statement);
-        session.statements.closed.insert(name.into(), session.batch);
-        let note = Note::Closed { name: name.into(), statement };
-        server.owed.push(Owed::noted(Kind::Close, note));
+        self.owe_changing(server_id, Owed::forward(Kind::Close), [gone]);
         self.scratch.clear();
         write::close(&mut self.scratch, b'S', NO_SUCH_NAME);
         run.flush(at, sink);
@@ -536,36 +492,26 @@ impl Core {
         Self::replaced(head)
     }
 
+    fn meaning(&self, place: Place, name: &[u8]) -> Meaning {
+        let client = self.clients.get(place.client);
+        match (client.and_then(|c| c.session.as_deref()), self.servers.get(place.server)) {
+            (Some(session), Some(server)) => meaning(session, server, name),
+            _ => Meaning::AsItIs,
+        }
+    }
+
     /// A whole message went out in another form, or is answered by us: its own bytes go nowhere.
     fn replaced(head: Head) -> Step {
         Step::Drop(head.total())
     }
 }
 
-/// What a client's name means.
-fn meaning(session: &Session, name: &[u8]) -> Meaning {
-    if session.has_native_names() && !name.is_empty() {
-        return Meaning::AsItIs;
-    }
-    let statements = &session.statements;
-    let earlier = |batch: u64| batch >= session.settled && batch != session.batch;
-    if name.is_empty() {
-        if earlier(statements.unnamed_changed_in) {
-            return Meaning::Unconfirmed;
-        }
-        return statements.unnamed.clone().map_or(Meaning::AsItIs, Meaning::Statement);
-    }
-    if earlier(statements.dropping) {
-        return Meaning::Unconfirmed;
-    }
-    if let Some(named) = statements.named.get(name) {
-        if earlier(named.changed_in) {
-            return Meaning::Unconfirmed;
-        }
-        return Meaning::Statement(Rc::clone(&named.statement));
-    }
-    match statements.closed.get(name) {
-        Some(batch) if earlier(*batch) => Meaning::Unconfirmed,
-        _ => Meaning::AsItIs,
-    }
+/// What a client's name means to a message that is sent now.
+fn meaning(session: &Session, server: &Server, name: &[u8]) -> Meaning {
+    let means = match server.owed.name(name) {
+        Pending::Unsure => return Meaning::Unconfirmed,
+        Pending::Will(means) => means,
+        Pending::Untouched => session.statements.get(name),
+    };
+    means.map_or(Meaning::AsItIs, |statement| Meaning::Statement(Rc::clone(statement)))
 }

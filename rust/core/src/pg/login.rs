@@ -503,15 +503,13 @@ fn new_session(pool: PoolId, name: Rc<[u8]>, opaque: bool) -> Session {
         cancel_pid: 0,
         cancel_secret: [0; 32],
         cancel_secret_len: 4,
-        batch: 1,
-        settled: 1,
         batch_mark: 0,
         refuse: Refuse::Nothing,
         mid_reply: false,
         told_fatal: false,
         timed_out: false,
         opaque,
-        names_due: false,
+        drops_bound: false,
         long_named: false,
     }
 }

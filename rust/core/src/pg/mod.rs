@@ -4,6 +4,7 @@ pub(crate) mod departure;
 pub(crate) mod extended;
 pub(crate) mod input;
 pub(crate) mod login;
+pub(crate) mod names;
 pub(crate) mod release;
 pub(crate) mod replies;
 pub(crate) mod requests;

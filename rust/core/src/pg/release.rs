@@ -57,14 +57,10 @@ impl Core {
             self.server_violation(id, "ReadyForQuery that nothing was owed for", now, sink);
             return Verdict::Ended;
         }
-        let Some(owed) = server.owed.pop() else { return Verdict::Ended };
         server.status = status;
         server.was_reset = false;
         server.copy_in = server::CopyIn::No;
-        let (client, settled) = (server.client(), server.owed.readies() == 0);
-        if let Some(session) = client.filter(|_| settled).and_then(|id| self.session_mut(id)) {
-            session.statements.dropping = 0;
-        }
+        let Some(owed) = self.passed(id) else { return Verdict::Ended };
         if status == b'I' {
             self.stats.transactions += 1;
         }
@@ -108,7 +104,6 @@ impl Core {
             server::State::Abandoned { .. } => self.at_rest(id, now, sink),
             server::State::Linked { client } if server.owed.readies() == 0 => {
                 let is_busy = server.is_busy();
-                self.settle_batches(client);
                 if is_busy {
                     return self.unstall(client);
                 }
@@ -125,16 +120,6 @@ impl Core {
             }
             server::State::Linked { client } => self.unstall(client),
             _ => {}
-        }
-    }
-
-    /// Every batch before the current one has been answered: what they did to names is certain.
-    fn settle_batches(&mut self, id: ClientId) {
-        let Some(session) = self.session_mut(id) else { return };
-        session.settled = session.batch;
-        if !session.statements.closed.is_empty() {
-            let settled = session.settled;
-            session.statements.closed.retain(|_, closed_in| *closed_in >= settled);
         }
     }
 
@@ -156,6 +141,8 @@ impl Core {
         if let Some(session) = client.session.as_deref_mut() {
             session.mid_reply = false;
             session.timed_out = false;
+            // A portal ends with its transaction at the latest.
+            session.drops_bound &= in_transaction;
         }
         let limit = if in_transaction {
             self.config.idle_transaction_timeout_ms
@@ -279,7 +266,7 @@ impl Core {
         server.state = server::State::Working(task);
         server.since = now;
         server.statements.unnamed = 0;
-        server.owed.push(Owed::swallow(Kind::Query, Note::Own { failed: false }));
+        server.owed.push(Owed::own(Note::Own { failed: false }));
         if !server.fresh {
             let deadline = now.plus_ms(HOUSEKEEPING_TIMEOUT_MS);
             self.wheel.set(&mut server.timer, Owner::Server(id), deadline);

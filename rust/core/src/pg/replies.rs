@@ -6,6 +6,7 @@
 //! path: `release.rs`.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use pgwire::backend::{self, ErrorFields, ParameterStatus};
 use pgwire::frame::{HEAD_BYTES, Head};
@@ -19,8 +20,6 @@ use crate::ids::{Conn, ServerId};
 use crate::limits::{ABANDONED_BYTES_MAX, SERVER_COLLECT_BYTES_MAX};
 use crate::owed::{Kind, Note};
 use crate::params::APPLICATION_NAME;
-use crate::pin::PinReason;
-use crate::prepared::{Named, Statement};
 use crate::server::{self, CopyIn, Task};
 use crate::sink::{Chunk, Now, Sink};
 
@@ -303,38 +302,9 @@ impl Core {
             self.note_command(id, body);
         }
         if ends {
-            self.pop_owed(id);
+            self.passed(id);
         }
         if swallow { Verdict::Swallow } else { Verdict::Forward }
-    }
-
-    /// Takes the oldest entry out and makes the change that its message stood for.
-    fn pop_owed(&mut self, id: ServerId) {
-        let Some(server) = self.servers.get_mut(id) else { return };
-        let client = server.client();
-        let Some(owed) = server.owed.pop() else { return };
-        match owed.note {
-            Note::Prepared(statement) => server.statements.confirm(statement.id),
-            Note::Named { name, on_server } => {
-                if let Some(statement) = on_server {
-                    server.statements.confirm(statement.id);
-                }
-                let session = client.and_then(|client| self.session_mut(client));
-                if let Some(named) = session.and_then(|s| s.statements.named.get_mut(&name)) {
-                    named.confirmed = true;
-                }
-            }
-            Note::Unnamed { server: before, .. } => {
-                let is_gone =
-                    before == Statement::LONG && server.statements.unnamed != Statement::LONG;
-                if let Some(session) = client.and_then(|client| self.session_mut(client)) {
-                    if is_gone && !session.long_named {
-                        session.pin.remove(PinReason::LongStatement);
-                    }
-                }
-            }
-            _ => {}
-        }
     }
 
     /// A message has been dealt with to its end: what of ours comes right behind it follows.
@@ -364,7 +334,7 @@ impl Core {
                 return;
             }
             let client = server.client();
-            self.pop_owed(id);
+            self.passed(id);
             if let Some(client) = client {
                 run.flush(at.max(run.start), sink);
                 self.scratch.clear();
@@ -386,7 +356,7 @@ impl Core {
             if server.stream_left > 0 || !is_synthetic_due(server) {
                 return;
             }
-            self.pop_owed(id);
+            self.passed(id);
             self.scratch.clear();
             write::parse_complete(&mut self.scratch);
             sink.send_own(Conn::Client(client), &self.scratch);
@@ -411,8 +381,8 @@ impl Core {
         }
         let Some(server) = self.servers.get(id) else { return Verdict::Ended };
         let Some(client) = server.client() else { return Verdict::Swallow };
-        let params = std::rc::Rc::clone(&server.params);
-        let name = std::rc::Rc::clone(&server.application_name);
+        let params = Rc::clone(&server.params);
+        let name = Rc::clone(&server.application_name);
         let front = server.owed.front();
         let ours = front.is_some_and(|owed| owed.swallow);
         let is_reset =
@@ -430,7 +400,7 @@ impl Core {
             if session.application_name == name {
                 return Verdict::Swallow;
             }
-            session.application_name_at_start = std::rc::Rc::clone(&name);
+            session.application_name_at_start = Rc::clone(&name);
             session.application_name = name;
             return Verdict::Forward;
         }
@@ -440,8 +410,8 @@ impl Core {
         }
         // The server went back to its own login's value; the client's is what it said at start-up.
         if session.application_name != session.application_name_at_start {
-            session.application_name = std::rc::Rc::clone(&session.application_name_at_start);
-            let name = std::rc::Rc::clone(&session.application_name);
+            session.application_name = Rc::clone(&session.application_name_at_start);
+            let name = Rc::clone(&session.application_name);
             run.flush(at.max(run.start), sink);
             self.scratch.clear();
             write::parameter_status(&mut self.scratch, APPLICATION_NAME, &name);
@@ -544,83 +514,6 @@ impl Core {
         Verdict::Swallow
     }
 
-    /// The server skips to the next Sync: what it skips did not happen.
-    fn skip_batch(&mut self, id: ServerId) {
-        let Some(server) = self.servers.get_mut(id) else { return };
-        if crate::broken::is("reply_queue") {
-            server.owed.pop();
-            return;
-        }
-        let client = server.client();
-        let skipped = server.owed.skip_to_sync();
-        let last = skipped.len().saturating_sub(1);
-        for (index, owed) in skipped.into_iter().enumerate() {
-            self.undo(id, client, owed.note, index == last);
-        }
-    }
-
-    fn undo(
-        &mut self,
-        id: ServerId,
-        client: Option<crate::ids::ClientId>,
-        note: Note,
-        failed_itself: bool,
-    ) {
-        let Some(server) = self.servers.get_mut(id) else { return };
-        let statements = &mut server.statements;
-        let session = client
-            .and_then(|client| self.clients.get_mut(client))
-            .and_then(|client| client.session.as_deref_mut());
-        match note {
-            Note::Prepared(statement) => statements.remove(statement.id),
-            Note::Evicted(statement) => statements.restore(&statement),
-            Note::Named { name, on_server } => {
-                if let Some(statement) = on_server {
-                    statements.remove(statement.id);
-                }
-                if let Some(session) = session {
-                    session.statements.named.remove(&name);
-                }
-            }
-            // A Parse that fails itself has dropped the unnamed statement first.
-            Note::Unnamed { client, server: before } => {
-                let (had, before) = if failed_itself { (None, 0) } else { (client, before) };
-                if server.owed.is_unnamed_settled_later(&had, before) {
-                    return;
-                }
-                let was = std::mem::replace(&mut statements.unnamed, before);
-                if let Some(session) = session {
-                    session.statements.unnamed = had;
-                    session.statements.unnamed_changed_in = 0;
-                    if was == Statement::LONG && before != was && !session.long_named {
-                        session.pin.remove(PinReason::LongStatement);
-                    }
-                }
-            }
-            Note::UnnamedOnServer { server } => {
-                statements.unnamed = if failed_itself { 0 } else { server };
-            }
-            // Skipped behind another message's error: it is prepared again behind the batch.
-            Note::Native { name, statement } if !failed_itself => {
-                if let Some(session) = session {
-                    let named = Named { statement, changed_in: 0, confirmed: true };
-                    session.statements.named.insert(name, named);
-                    session.names_due = true;
-                }
-            }
-            Note::Closed { name, statement } => {
-                if let Some(session) = session {
-                    session.statements.closed.remove(&name);
-                    if let Some(statement) = statement {
-                        let named = Named { statement, changed_in: 0, confirmed: true };
-                        session.statements.named.insert(name, named);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// CommandComplete tags that say what became of statement names.
     fn note_command(&mut self, id: ServerId, body: &[u8]) {
         let command = backend::command_tag(body);
@@ -633,12 +526,7 @@ impl Core {
         if !matches!(command, Ok(b"DISCARD ALL" | b"DEALLOCATE ALL")) {
             return;
         }
-        server.statements.forget_confirmed();
-        let client = server.client();
-        if let Some(session) = client.and_then(|client| self.session_mut(client)) {
-            session.statements.forget_confirmed();
-            session.long_named = false;
-        }
+        self.all_dropped(id);
     }
 
     /// Remembers whether the client has been sent a part of a reply.

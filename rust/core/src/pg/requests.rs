@@ -10,17 +10,16 @@ use pgwire::{tag, write};
 use sqlscan::{Effects, Reset, Scanner, Verdict};
 
 use super::input::{Input, Run};
-use crate::client::{self, Refuse};
+use crate::client::{self, Refuse, Session};
 use crate::core::Core;
 use crate::errors::Failure;
 use crate::event::Event;
 use crate::ids::{ClientId, Conn, ServerId};
 use crate::lending::Borrow;
 use crate::limits::{COLLECT_BYTES_MAX, REPLIES_MAX};
-use crate::owed::{Kind, Note, Owed};
+use crate::owed::{Change, Kind, Note, Owed};
 use crate::params;
 use crate::pin::{PinReason, Reasons};
-use crate::prepared::Statement;
 use crate::server::CopyIn;
 use crate::sink::{Now, Sink};
 use crate::timer::Owner;
@@ -264,10 +263,13 @@ impl Core {
                 self.send_application_name(id, server_id, sink);
             }
         }
-        if self.session_mut(id).is_some_and(|session| session.names_due)
+        let has_both = |session: &mut Session| {
+            session.has_native_names() && !session.statements.named.is_empty()
+        };
+        if self.session_mut(id).is_some_and(has_both)
             && !self.names_are_settled(place, run, now, sink)
         {
-            return self.stall(id, sink);
+            return self.stall(place, run, sink);
         }
         match head.tag {
             tag::QUERY => self.query(place, run, now, sink),
@@ -275,7 +277,9 @@ impl Core {
             tag::BIND => self.bind(place, run, now, sink),
             tag::DESCRIBE | tag::CLOSE => self.describe_or_close(place, run, now, sink),
             tag::EXECUTE => {
-                self.owe(server_id, Owed::forward(Kind::Execute));
+                let drops = self.session_mut(id).is_some_and(|session| session.drops_bound);
+                let change = drops.then_some(Change::DropAll);
+                self.owe_changing(server_id, Owed::forward(Kind::Execute), change);
                 self.forward_message(id, head, available)
             }
             tag::SYNC => self.sync(id, server_id, head, available),
@@ -304,6 +308,8 @@ impl Core {
         let whole = rest.len() >= head.total();
         let body = rest.get(HEAD_BYTES..head.total().min(rest.len())).unwrap_or_default();
         let mut note = Note::None;
+        // Whether it drops all names, as far as its text is known.
+        let mut drops = !whole;
         if whole {
             let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
             let verdict = sqlscan::scan(text);
@@ -313,14 +319,11 @@ impl Core {
                     step => return step,
                 }
             }
+            drops = verdict.effects.contains(Effects::DISCARD)
+                || matches!(verdict.reset, Some(Reset::DiscardAll | Reset::DeallocateAll));
             if let Some(reset) = verdict.reset {
                 note = Note::Reset { reset, failed: false };
                 self.reset_sent(id, server_id);
-                if matches!(reset, Reset::DiscardAll | Reset::DeallocateAll) {
-                    if let Some(session) = self.session_mut(id) {
-                        session.statements.dropping = session.batch;
-                    }
-                }
             }
         } else if let Some(client) = self.clients.get_mut(id) {
             let mut scanner = Box::new(Scanner::new());
@@ -334,24 +337,12 @@ impl Core {
         // PostgreSQL 18 says idle after a Query inside a batch and its Sync, yet keeps the
         // transaction: its next statement fails (XX000). Nobody else may get such a server.
         server.unfit |= server.owed.is_open();
-        let unnamed = session.statements.unnamed.take();
-        if unnamed.is_some() {
-            // Inside a batch that has failed it is skipped, and the statement stays. A Query that
-            // finds none leaves what an earlier one made doubtful.
-            let is_certain = !server.owed.is_open();
-            session.statements.unnamed_changed_in = if is_certain { 0 } else { session.batch };
-        }
-        if unnamed.is_some() || server.statements.unnamed != 0 {
-            let before = std::mem::take(&mut server.statements.unnamed);
-            if before == Statement::LONG && !session.long_named && !server.owed.is_open() {
-                session.pin.remove(PinReason::LongStatement);
-            }
-            if server.owed.is_open() && matches!(note, Note::None) {
-                note = Note::Unnamed { client: unnamed, server: before };
-            }
-        }
-        server.owed.push(Owed::noted(Kind::Query, note));
-        session.batch += 1;
+        let has_unnamed = session.statements.unnamed.is_some() || server.statements.unnamed != 0;
+        // It drops the unnamed statement, whatever comes of it.
+        let unnamed = (has_unnamed || server.owed.changes().next().is_some())
+            .then(|| [Change::Unnamed(0), Change::Name { name: Box::default(), means: None }]);
+        let changes = unnamed.into_iter().flatten().chain(drops.then_some(Change::DropAll));
+        server.owed.push_changing(Owed::noted(Kind::Query, note), changes);
         session.batch_mark = server.statements.mark();
         let bytes = head.total().min(available);
         client.stream.left = head.total() - bytes;
@@ -377,15 +368,24 @@ impl Core {
             return;
         };
         if let Some(session) = self.session_mut(id) {
-            session.batch += 1;
             session.batch_mark = mark;
         }
     }
 
     #[inline]
     pub(crate) fn owe(&mut self, server_id: ServerId, owed: Owed) {
+        self.owe_changing(server_id, owed, []);
+    }
+
+    #[inline]
+    pub(crate) fn owe_changing(
+        &mut self,
+        server_id: ServerId,
+        owed: Owed,
+        changes: impl IntoIterator<Item = Change>,
+    ) {
         if let Some(server) = self.servers.get_mut(server_id) {
-            server.owed.push(owed);
+            server.owed.push_changing(owed, changes);
         }
     }
 
@@ -442,8 +442,6 @@ impl Core {
             session.refuse = Refuse::ToSync;
         }
         if ends {
-            session.batch += 1;
-            session.settled = session.batch;
             self.scratch.clear();
             write::ready_for_query(&mut self.scratch, b'I');
             sink.send_own(Conn::Client(id), &self.scratch);
@@ -464,26 +462,27 @@ impl Core {
         }
     }
 
-    /// As much is owed as is kept. The server may hold all of it back until it reads a Sync that
-    /// the client has not sent yet, so it is asked for what is due.
+    /// As much is owed as is kept.
     fn wait_for_replies(&mut self, place: Place, run: &mut Run<'_>, sink: &mut dyn Sink) -> Step {
-        let Place { client: id, server: server_id, at, .. } = place;
-        self.flush_synthetic(id, server_id, sink);
-        let Some(server) = self.servers.get_mut(server_id) else { return Step::Ended };
+        self.flush_synthetic(place.client, place.server, sink);
+        let Some(server) = self.servers.get_mut(place.server) else { return Step::Ended };
         if server.owed.len() < REPLIES_MAX {
             return Step::Again;
         }
-        if server.owed.wants_flush() {
+        self.stall(place, run, sink)
+    }
+
+    /// The client goes on when the server has answered what it owes. The server may hold all of
+    /// that back until it reads a Sync that the client has not sent yet, so it is asked for what is
+    /// due.
+    pub(crate) fn stall(&mut self, place: Place, run: &mut Run<'_>, sink: &mut dyn Sink) -> Step {
+        let Place { client: id, server: server_id, at, .. } = place;
+        if self.servers.get_mut(server_id).is_some_and(|server| server.owed.wants_flush()) {
             run.flush(at, sink);
             self.scratch.clear();
             write::flush(&mut self.scratch);
             sink.send_own(Conn::Server(server_id), &self.scratch);
         }
-        self.stall(id, sink)
-    }
-
-    /// The client goes on when the server has answered what it owes.
-    pub(crate) fn stall(&mut self, id: ClientId, sink: &mut dyn Sink) -> Step {
         self.pause_client(id, client::pause::STALLED, true, sink);
         Step::Blocked
     }
@@ -600,7 +599,7 @@ impl Core {
         params::write_set_application_name(&mut self.scratch, &session.application_name);
         server.application_name = std::rc::Rc::clone(&session.application_name);
         server.statements.unnamed = 0;
-        server.owed.push(Owed::swallow(Kind::Query, Note::None));
+        server.owed.push(Owed::own(Note::None));
         sink.send_own(Conn::Server(server_id), &self.scratch);
     }
 }
