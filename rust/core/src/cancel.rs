@@ -5,8 +5,9 @@
 //! connection on to that one. A request is forwarded only while *that client's* request runs on a
 //! server, and the server is held back from everybody else until the cancel's connection has ended:
 //! PostgreSQL closes it after the signal was sent, and a signal that arrives while a backend is
-//! idle does nothing. So a cancel never hits another client's query. Next on the path:
-//! `lending.rs`.
+//! idle does nothing. So a cancel never hits another client's query. Nor does it hit a request of
+//! our own that goes ahead of the client's: it is not sent before that one has been answered, and
+//! no such request is sent while a cancel is on its way. Next on the path: `lending.rs`.
 
 use std::rc::Rc;
 
@@ -219,6 +220,7 @@ impl Core {
             return false;
         }
         let Some(key) = server.key.clone() else { return false };
+        let waits = server.client().is_some() && server.owed.is_ours();
         let address = Rc::clone(&server.address);
         server.cancels += 1;
         self.stats.cancels += 1;
@@ -226,7 +228,7 @@ impl Core {
             purpose: Purpose::Request { server: server_id, requester },
             key: Some(key),
             address: Some(Rc::clone(&address)),
-            connected: true,
+            connected: !waits,
             sent: false,
             timer: Timer::default(),
         };
@@ -235,8 +237,36 @@ impl Core {
             let deadline = now.plus_ms(CANCEL_TIMEOUT_MS);
             self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
         }
-        sink.connect(Conn::Canceller(id), &address);
+        if !waits {
+            sink.connect(Conn::Canceller(id), &address);
+        }
         true
+    }
+
+    /// A request of our own on this server has been answered: a cancel that waited for that may go
+    /// to the client's, or comes too late if there is none.
+    pub(crate) fn release_cancels(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get(server_id) else { return };
+        if server.cancels == 0 || server.owed.is_ours() {
+            return;
+        }
+        let is_busy = server.is_busy();
+        for id in self.cancellers.ids() {
+            let Some(canceller) = self.cancellers.get_mut(id) else { continue };
+            let is_its = match canceller.purpose {
+                Purpose::Request { server, .. } => server == server_id,
+                Purpose::Orphan { .. } => false,
+            };
+            if canceller.connected || !is_its {
+                continue;
+            }
+            if let Some(address) = canceller.address.as_ref().filter(|_| is_busy) {
+                canceller.connected = true;
+                sink.connect(Conn::Canceller(id), address);
+            } else {
+                self.cancel_done(id, true, now, sink);
+            }
+        }
     }
 
     pub(crate) fn send_cancel(&mut self, id: CancellerId, sink: &mut dyn Sink) {
@@ -253,8 +283,11 @@ impl Core {
         if matches!(canceller.purpose, Purpose::Orphan { .. }) {
             return self.reclaim_round(id, now, sink);
         }
-        sink.close(Conn::Canceller(id));
-        self.cancel_done(id, false, now, sink);
+        let connected = canceller.connected;
+        if connected {
+            sink.close(Conn::Canceller(id));
+        }
+        self.cancel_done(id, !connected, now, sink);
     }
 
     /// A cancel's connection has ended. `acted` is false if it ran into its deadline: its signal
@@ -289,6 +322,10 @@ impl Core {
         let Some(state) = self.servers.get_mut(server) else { return };
         state.cancels -= 1;
         state.unfit |= !acted;
+        if let Some(client) = state.client() {
+            // It may have waited for that.
+            self.unstall(client);
+        }
         self.at_rest(server, now, sink);
     }
 }

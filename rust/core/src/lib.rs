@@ -36,6 +36,8 @@ pub mod stats;
 #[cfg(test)]
 mod testbed;
 #[cfg(test)]
+mod tests_cancel;
+#[cfg(test)]
 mod tests_names;
 mod timer;
 

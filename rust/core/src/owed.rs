@@ -77,6 +77,8 @@ pub(crate) enum Note {
     Shown { server_name: Box<[u8]>, client_name: Box<[u8]> },
     /// A simple Query that is one of the known resets; `failed` once an error came.
     Reset { reset: Reset, failed: bool },
+    /// Our own `SET application_name`.
+    OwnName,
     /// A step of our own housekeeping; `failed` once an error came.
     Own { failed: bool },
 }
@@ -310,6 +312,14 @@ impl Queue {
             change => matches!(change, Change::DropAll),
         };
         self.changes().any(touches)
+    }
+
+    /// Whether what the server deals with next, up to its next ReadyForQuery, is ours alone.
+    pub(crate) fn is_ours(&self) -> bool {
+        let ours = |owed: &Owed| owed.swallow;
+        let end = self.entries.iter().position(|owed| owed.kind.ends_with_ready());
+        let count = end.map_or(self.entries.len(), |end| end + 1);
+        count > 0 && self.entries.iter().take(count).all(ours)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -13,6 +13,10 @@ use pgwire::write;
 /// The one parameter that a client may differ in from its server's login.
 pub(crate) const APPLICATION_NAME: &[u8] = b"application_name";
 
+/// What stands for the `application_name` of a server that did not take the last one: no client can
+/// have it.
+pub(crate) const NO_APPLICATION_NAME: &[u8] = b"\0";
+
 /// A parameter's name and value.
 pub(crate) type Parameter = (Box<[u8]>, Box<[u8]>);
 

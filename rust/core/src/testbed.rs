@@ -14,7 +14,7 @@ use pgwire::{tag, write};
 use crate::config::{ClientAuth, Config, Credential, PoolMode};
 use crate::core::{Core, Home};
 use crate::event::Event;
-use crate::ids::{ClientId, Conn, ServerId};
+use crate::ids::{CancellerId, ClientId, Conn, ServerId};
 use crate::prepared::NAME_PREFIX;
 use crate::sink::{Address, Chunk, ChunkId, Now, Peer, Sink};
 
@@ -177,6 +177,32 @@ impl Bed {
     fn told(&mut self, conn: Conn) -> Vec<String> {
         let at = self.effects.sent.iter().position(|(to, _)| *to == conn);
         at.map_or_else(Vec::new, |at| texts(&self.effects.sent.remove(at).1))
+    }
+
+    /// Somebody asks for a cancel of what the client does; gives its way to the server, if it has
+    /// been begun.
+    pub(crate) fn cancel(&mut self, client: ClientId) -> Option<CancellerId> {
+        let session = self.core.clients.get(client).unwrap().session.as_deref().unwrap();
+        let (pid, secret) = (session.cancel_pid, session.cancel_secret);
+        let id = self.core.handle_accept(Peer::Unix, NOW, &mut self.effects).unwrap();
+        let mut request = Vec::new();
+        write::cancel_request(&mut request, pid, &secret[..4]);
+        self.client_bytes(id, &request);
+        self.begun_cancel()
+    }
+
+    /// The cancel that has been begun since somebody looked.
+    pub(crate) fn begun_cancel(&mut self) -> Option<CancellerId> {
+        match self.effects.connects.pop() {
+            Some(Conn::Canceller(id)) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// A cancel has been carried out.
+    pub(crate) fn cancel_ends(&mut self, id: CancellerId) {
+        self.core.handle_canceller_connected(id, NOW, &mut self.effects);
+        self.core.handle_canceller_gone(id, NOW, &mut self.effects);
     }
 }
 

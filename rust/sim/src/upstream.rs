@@ -120,7 +120,7 @@ impl World {
             });
             let hit = found.is_some_and(|found| {
                 let backend = &mut self.servers[found].backend;
-                !backend.is_preparing_native() && backend.cancel()
+                backend.cancel()
             });
             self.net.note(|| format!("server {at} carries a signal to {found:?}: {hit}"));
         }

@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::errors::{self, Failure, IDLE_SESSION_TIMEOUT, IDLE_TRANSACTION_TIMEOUT};
 use crate::ids::{ClientId, Conn, ServerId};
 use crate::lending::waits_in;
-use crate::limits::{ABANDONED_MS, CANCEL_GRACE_MS};
+use crate::limits::{ABANDONED_MS, CANCEL_GRACE_MS, CANCEL_TIMEOUT_MS};
 use crate::server::{self, CopyIn};
 use crate::sink::{Gone, Now, Sink};
 use crate::timer::Owner;
@@ -264,7 +264,15 @@ impl Core {
         sink: &mut dyn Sink,
     ) {
         let Some(server) = self.servers.get(server_id) else { return };
-        if !server.is_busy() {
+        let is_busy = server.is_busy();
+        let waits = |c: &client::Client| !c.eof && c.paused & client::pause::STALLED != 0;
+        if let Some(client) = self.clients.get_mut(id).filter(|c| !is_busy && waits(c)) {
+            // Its request waits for the end of a cancel, which has its own deadline.
+            let deadline = now.plus_ms(CANCEL_TIMEOUT_MS);
+            return self.wheel.set(&mut client.timer, Owner::Client(id), deadline);
+        }
+        let Some(server) = self.servers.get(server_id) else { return };
+        if !is_busy {
             let failure = if server.status == b'I' {
                 Failure::fatal(
                     IDLE_SESSION_TIMEOUT,

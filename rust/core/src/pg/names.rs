@@ -128,7 +128,7 @@ impl Core {
         if session.statements.named.is_empty() && !server.owed.touches_names() {
             return true;
         }
-        if !server.owed.is_empty() {
+        if !server.owed.is_empty() || server.cancels > 0 {
             return false;
         }
         let names = session.statements.named.clone();

@@ -125,7 +125,7 @@ impl Core {
 
     /// A client that waits for a confirmation may go on, and one that sends no more may be at its
     /// end.
-    fn unstall(&mut self, id: ClientId) {
+    pub(crate) fn unstall(&mut self, id: ClientId) {
         let is_due = |c: &client::Client| c.eof || c.paused & client::pause::STALLED != 0;
         if self.clients.get(id).is_some_and(is_due) {
             self.resume.push_back(id);

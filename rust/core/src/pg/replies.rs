@@ -19,7 +19,7 @@ use crate::event::{Event, Level};
 use crate::ids::{Conn, ServerId};
 use crate::limits::{ABANDONED_BYTES_MAX, SERVER_COLLECT_BYTES_MAX};
 use crate::owed::{Kind, Note};
-use crate::params::APPLICATION_NAME;
+use crate::params::{APPLICATION_NAME, NO_APPLICATION_NAME};
 use crate::server::{self, CopyIn, Task};
 use crate::sink::{Chunk, Now, Sink};
 
@@ -317,6 +317,7 @@ impl Core {
         sink: &mut dyn Sink,
     ) {
         self.emit_synthetic(id, run, at, sink);
+        self.release_cancels(id, now, sink);
         self.at_idle_point(id, run, at, now, sink);
     }
 
@@ -457,8 +458,11 @@ impl Core {
         }
         let Some(owed) = server.owed.front_mut() else { return self.unexpected(id, now, sink) };
         if owed.kind.ends_with_ready() {
-            if let Note::Reset { failed, .. } = &mut owed.note {
-                *failed = true;
+            match &mut owed.note {
+                Note::Reset { failed, .. } => *failed = true,
+                // It stays what it was: whatever comes next is preceded by another SET.
+                Note::OwnName => server.application_name = Rc::from(NO_APPLICATION_NAME),
+                _ => {}
             }
             return if owed.swallow { Verdict::Swallow } else { Verdict::Forward };
         }

@@ -259,6 +259,9 @@ impl Core {
         if !server.is_busy() && head.tag != tag::FLUSH {
             self.request_begins(id, now);
             if self.has_lost_name(id, server_id) {
+                if self.is_being_cancelled(server_id) {
+                    return self.stall(place, run, sink);
+                }
                 run.flush(at, sink);
                 self.send_application_name(id, server_id, sink);
             }
@@ -512,6 +515,11 @@ impl Core {
             && server.status == b'I'
     }
 
+    /// Whether a cancel is on its way that could strike a request of our own.
+    pub(crate) fn is_being_cancelled(&self, server_id: ServerId) -> bool {
+        self.servers.get(server_id).is_some_and(|server| server.cancels > 0)
+    }
+
     fn request_begins(&mut self, id: ClientId, now: Now) {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.since = now;
@@ -599,7 +607,7 @@ impl Core {
         params::write_set_application_name(&mut self.scratch, &session.application_name);
         server.application_name = std::rc::Rc::clone(&session.application_name);
         server.statements.unnamed = 0;
-        server.owed.push(Owed::own(Note::None));
+        server.owed.push(Owed::own(Note::OwnName));
         sink.send_own(Conn::Server(server_id), &self.scratch);
     }
 }

@@ -199,8 +199,8 @@ impl Core {
                 return self.stall(place, run, sink);
             }
         }
-        if effects.contains(Effects::SEQUENCE_READ) {
-            self.forget_sequences(place, run, sink);
+        if effects.contains(Effects::SEQUENCE_READ) && !self.forget_sequences(place, run, sink) {
+            return self.stall(place, run, sink);
         }
         self.pin_for(id, verdict, now, sink);
         Step::Again
@@ -208,13 +208,16 @@ impl Core {
 
     /// `currval` and `lastval` read what the session's last `nextval` gave: on a server that just
     /// came from another client that would be the other client's number. It is told to forget
-    /// first.
-    fn forget_sequences(&mut self, place: Place, run: &mut Run<'_>, sink: &mut dyn Sink) {
+    /// first. False: a cancel could strike that, and the client must wait.
+    fn forget_sequences(&mut self, place: Place, run: &mut Run<'_>, sink: &mut dyn Sink) -> bool {
         let Place { client: id, server: server_id, at, .. } = place;
         let pinned = self.session_mut(id).is_some_and(|session| session.pin.is_set());
-        let Some(server) = self.servers.get_mut(server_id) else { return };
+        let Some(server) = self.servers.get_mut(server_id) else { return true };
         if pinned || server.status != b'I' || server.owed.is_open() || server.owed.readies() > 0 {
-            return;
+            return true;
+        }
+        if server.cancels > 0 {
+            return false;
         }
         server.statements.unnamed = 0;
         server.owed.push(Owed::own(Note::None));
@@ -222,5 +225,6 @@ impl Core {
         write::query(&mut self.scratch, b"DISCARD SEQUENCES");
         run.flush(at, sink);
         sink.send_own(Conn::Server(server_id), &self.scratch);
+        true
     }
 }

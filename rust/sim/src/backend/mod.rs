@@ -313,17 +313,6 @@ impl Backend {
         self.active.is_some()
     }
 
-    /// Whether it is about to prepare a statement under a client's own name, as the core does when
-    /// SQL is about to use names: a cancel there strikes what the client did not send.
-    pub(crate) fn is_preparing_native(&self) -> bool {
-        match &self.active {
-            Some(Active::Message((tag::PARSE, body))) => {
-                body.first() != Some(&0) && !body.starts_with(b"_pyproxy_")
-            }
-            _ => false,
-        }
-    }
-
     /// The end of a Query, a FunctionCall or a batch: an implicit transaction commits.
     pub(crate) fn finish_request(&mut self) {
         if !self.in_block {
