@@ -39,6 +39,12 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
+    /// Its unnamed statement; 0 = none.
+    #[cfg(test)]
+    pub(crate) const fn unnamed(&self) -> StatementId {
+        self.statements.unnamed
+    }
+
     /// The server of this worker that it becomes. Under other settings than its sender's it serves
     /// nobody: its login may not be the right one any more.
     pub(crate) fn into_server(
@@ -88,6 +94,7 @@ pub(crate) fn write_server(
     let (pid, secret) = server.key.as_ref().map_or((0, &[][..]), |(pid, key)| (*pid, &**key));
     number(out, u64::from(pid));
     text(out, secret);
+    out.extend_from_slice(&server.statements.unnamed.to_le_bytes());
     let statements = server.statements.ids();
     number(out, statements.len() as u64);
     for id in statements {
@@ -118,6 +125,7 @@ pub(crate) fn read_server(body: &[u8]) -> Option<Arrival> {
     let secret = take_text(rest)?;
     let server_key = (!secret.is_empty()).then(|| (pid, secret.into()));
     let mut statements = ServerStatements::default();
+    statements.unnamed = take_id(rest)?;
     for _ in 0..take_number(rest)? {
         statements.add_elsewhere(take_id(rest)?);
     }

@@ -204,6 +204,16 @@ impl Bed {
         self.core.handle_canceller_connected(id, NOW, &mut self.effects);
         self.core.handle_canceller_gone(id, NOW, &mut self.effects);
     }
+
+    /// What the server's mail to another worker says of its unnamed statement; 0 = none.
+    pub(crate) fn unnamed_as_handed_over(&self) -> u128 {
+        let server = self.core.servers.get(self.server()).unwrap();
+        let pool = self.core.pools.get(server.pool).unwrap();
+        let offer = ledger::Offer { slot: 0, word: 0 };
+        let mut mail = Vec::new();
+        crate::handover::write_server(&mut mail, server, pool, offer, 1);
+        crate::handover::read_server(&mail[1..]).unwrap().unnamed()
+    }
 }
 
 fn texts(mut bytes: &[u8]) -> Vec<String> {
@@ -254,6 +264,9 @@ pub(crate) mod say {
     }
     pub(crate) fn close(name: &str) -> Vec<u8> {
         made(|out| write::close(out, b'S', name.as_bytes()))
+    }
+    pub(crate) fn describe(name: &str) -> Vec<u8> {
+        made(|out| write::describe(out, b'S', name.as_bytes()))
     }
     pub(crate) fn sync() -> Vec<u8> {
         made(write::sync)

@@ -175,3 +175,14 @@ fn a_parse_that_failed_leaves_no_unnamed_statement() {
     bed.answer(client, &[answer::error(b"42601"), answer::ready(b'I')]);
     assert_eq!(bed.say(client, &[say::bind(""), say::sync()]), ["B", "S"]);
 }
+
+#[test]
+fn another_clients_unnamed_statement_is_closed_first_and_known_to_the_worker_that_gets_it() {
+    let (mut bed, client) = with_p1();
+    assert_eq!(bed.unnamed_as_handed_over(), 0);
+    bed.say(client, &[say::parse("", "SELECT 4"), say::sync()]);
+    bed.answer(client, &[answer::parsed(), answer::ready(b'I')]);
+    assert_ne!(bed.unnamed_as_handed_over(), 0);
+    let other = bed.client("");
+    assert_eq!(bed.say(other, &[say::describe(""), say::sync()]), ["C S", "D S", "S"]);
+}
