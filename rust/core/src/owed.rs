@@ -197,6 +197,12 @@ impl Queue {
         self.entries.front()
     }
 
+    /// Whether a ParseComplete of ours is the oldest.
+    #[inline]
+    pub(crate) fn front_is_synthetic(&self) -> bool {
+        self.front().is_some_and(|owed| owed.kind == Kind::Synthetic)
+    }
+
     pub(crate) fn front_mut(&mut self) -> Option<&mut Owed> {
         self.entries.front_mut()
     }

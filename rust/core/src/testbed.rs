@@ -286,6 +286,9 @@ pub(crate) mod answer {
     pub(crate) fn closed() -> Vec<u8> {
         made(write::close_complete)
     }
+    pub(crate) fn row() -> Vec<u8> {
+        made(|out| write::data_row(out, &[Some(b"x")]))
+    }
     pub(crate) fn done(command: &str) -> Vec<u8> {
         made(|out| write::command_complete(out, command.as_bytes()))
     }

@@ -186,3 +186,16 @@ fn another_clients_unnamed_statement_is_closed_first_and_known_to_the_worker_tha
     let other = bed.client("");
     assert_eq!(bed.say(other, &[say::describe(""), say::sync()]), ["C S", "D S", "S"]);
 }
+
+#[test]
+fn a_parse_complete_of_ours_comes_before_the_rows_behind_it() {
+    let (mut bed, client) = with_p1();
+    bed.say(client, &[say::bind("p1")]);
+    bed.answer(client, &[answer::bound()]);
+    let told = bed.say(client, &[say::parse("p2", "SELECT 1"), say::execute(), say::sync()]);
+    assert_eq!(told, ["E", "S"], "the server holds that text");
+    let replies = [answer::row(), answer::done("SELECT 1"), answer::ready(b'I')];
+    let heard = bed.answer(client, &replies);
+    let tags: String = heard.iter().filter_map(|text| text.chars().next()).collect();
+    assert_eq!(tags, "1DCZ");
+}

@@ -202,12 +202,16 @@ impl Core {
     fn row(
         &mut self,
         id: ServerId,
-        run: &Run<'_>,
+        run: &mut Run<'_>,
         at: usize,
         body_end: usize,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Verdict {
+        if self.servers.get(id).is_some_and(|server| server.owed.front_is_synthetic()) {
+            // Everything before it had been answered when it was added.
+            self.emit_synthetic(id, run, at, sink);
+        }
         let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
         match server.owed.front() {
             Some(owed) if matches!(owed.kind, Kind::Query | Kind::Execute) => {
