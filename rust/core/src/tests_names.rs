@@ -133,6 +133,20 @@ fn names_for_sql_that_a_cancel_struck_inside_a_batch_are_prepared_behind_it() {
 }
 
 #[test]
+fn sql_behind_a_rollback_in_its_batch_finds_the_clients_names() {
+    let (mut bed, client) = with_p1();
+    bed.say(client, &[say::query("BEGIN; SELECT 1/0")]);
+    bed.answer(client, &[answer::error(b"22012"), answer::ready(b'E')]);
+    let batch = [say::parse("", "ROLLBACK"), say::bind(""), say::execute()];
+    bed.say(client, &batch);
+    assert_eq!(bed.say(client, &[say::query("DEALLOCATE p1")]), ["H"]);
+    bed.answer(client, &[answer::parsed(), answer::bound(), answer::done("ROLLBACK")]);
+    assert_eq!(bed.told_server(), ["P p1 SELECT 1", "H"]);
+    bed.answer(client, &[answer::parsed()]);
+    assert_eq!(bed.told_server(), ["Q DEALLOCATE p1"]);
+}
+
+#[test]
 fn nothing_of_ours_goes_to_a_server_that_skips_to_the_next_sync() {
     let (mut bed, client) = with_p1();
     // A failed transaction, in which SQL that may leave it asks for names: they are due behind it.

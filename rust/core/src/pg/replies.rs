@@ -522,10 +522,14 @@ impl Core {
         Verdict::Swallow
     }
 
-    /// CommandComplete tags that say what became of statement names.
+    /// CommandComplete tags that say what became of statement names, or of a failed transaction.
     fn note_command(&mut self, id: ServerId, body: &[u8]) {
         let command = backend::command_tag(body);
         let Some(server) = self.servers.get_mut(id) else { return };
+        if server.status == b'E' && matches!(command, Ok(b"ROLLBACK")) {
+            // The failed transaction is over; what is open now the ReadyForQuery will tell.
+            server.status = b'T';
+        }
         if matches!(command, Ok(b"DISCARD ALL" | b"RESET")) {
             server.was_reset = true;
             // What init_query set is the server's baseline: it comes back before the next client.
