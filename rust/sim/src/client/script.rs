@@ -215,14 +215,16 @@ impl Client {
         }
     }
 
-    /// A reset by the extended protocol. What follows it in the same batch may still use the names
-    /// that it drops (the proxy prepares them again), so nothing does.
+    /// A reset by the extended protocol, and perhaps some use of names behind it in its own batch.
     fn prepared_reset(&mut self, wire: &mut Wire, rng: &mut Rng) {
         self.has_reset = true;
         let text = self.tagged(rng.pick(&["DISCARD ALL", "DEALLOCATE ALL"]));
         self.parse("", &text, wire);
         self.bind("", "", false, wire);
         self.send(wire, |out| write::execute(out, b"", 0));
+        if rng.percent(50) {
+            return self.wild_batch(wire, rng);
+        }
         self.sync(wire);
     }
 
