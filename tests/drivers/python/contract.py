@@ -155,7 +155,8 @@ def chosen(program: Any, step: str, client: int) -> Any:
     """Return the work of a client in a step: a function, or the reason why there is none."""
     if step != "cancel":
         return getattr(program, step)
-    return program.beside if client % SLEEPER_EVERY and callable(program.sleeper) else program.sleeper
+    sleeps = client % SLEEPER_EVERY == 0
+    return program.sleeper if sleeps else program.beside
 
 
 def run_threads(program: Program[Any]) -> None:

@@ -1,7 +1,6 @@
 """Django over psycopg 3 with its pool option, by the contract of `README.md`.
 
-`connect` works without the pool, as Django does unless told: a connection a request. It reads with
-`iterator()` too, Django's server-side cursor. Next on the path: `psql.py`.
+`connect` works without the pool, as Django does unless told: a connection a request. Next on the path: `psql.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from typing import Any
 
 import django
 from django.conf import settings
-from django.db import DatabaseError, connections, models, transaction as transactions
+from django.db import DatabaseError, connections, models
+from django.db import transaction as transactions
 
 from tests.drivers.python import contract
 from tests.drivers.python.contract import STEPS, Where, check_error, expect, where
@@ -39,7 +39,7 @@ settings.configure(
 django.setup()
 
 
-class Kept(models.Model):
+class Kept(models.Model):  # type: ignore[misc]  # Django has no types
     """A row of the table `kept`."""
 
     tag = models.IntegerField(primary_key=True)

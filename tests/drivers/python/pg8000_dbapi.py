@@ -79,7 +79,7 @@ def prepared(opened: QueuePool, tag: int) -> None:
 def copy(opened: QueuePool, tag: int) -> None:
     """Copy rows in and out through streams."""
     with closing(opened.connect()) as connection:
-        cursor = connection.cursor()
+        cursor: Any = connection.cursor()
         into = io.BytesIO(contract.copy_text(tag).encode())
         cursor.execute(contract.COPY_IN, stream=into)
         out = io.BytesIO()
