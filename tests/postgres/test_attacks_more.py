@@ -21,7 +21,7 @@ import pytest
 from pyproxy.limits import CALLERS_MAX
 from pyproxy.verbs.service import CONTROL, STATS
 from tests.fix_postgres import Postgres, wait_until
-from tests.fix_proxy import Proxy, cpu_seconds
+from tests.fix_proxy import Proxy
 from tests.postgres.fakes import CANCEL_REQUEST, FakeServer
 from tests.postgres.load import run_clients
 from tests.postgres.test_attacks_workers import AT_ONCE_S, GUEST, clients_at, process_of
@@ -193,32 +193,6 @@ def test_a_target_that_moves_takes_everybody_along_between_two_transactions(
         wait_until(lambda: not backends(old, ["guest"]), "the old target is left alone")
         wait_until(lambda: budget(front)["orphaned"] == 0, "no permit without an owner")
         assert len(backends(new, ["guest"])) <= 2
-
-
-def test_a_role_that_may_have_no_more_connections_waits_and_goes_on(
-    postgres_copy: Callable[..., Postgres], proxy: Maker
-) -> None:
-    """53300 below the budget: no error, no spinning, and no permit is lost."""
-    server = postgres_copy()
-    front = proxy(server, workers=2, pool={"max_connections": 4})
-    with clients_at(front, 0, 1) as (first, second):
-        server.sql("ALTER ROLE guest CONNECTION LIMIT 1")
-        assert front.ask("pause")["ok"]
-        assert front.ask("resume")["ok"]
-        first.ask("BEGIN")
-        second.send(query("SELECT 'served'"))
-        front.wait_log("event=server_failed .*sqlstate=53300", count=3)
-        used = sum(map(cpu_seconds, front.children()))
-        assert second.quiet(0.3)
-        assert sum(map(cpu_seconds, front.children())) - used < 0.1
-        server.sql("ALTER ROLE guest CONNECTION LIMIT -1")
-        assert cells(second.until("Z")) == ["served"]
-        first.ask("COMMIT")
-        with clients_at(front, 0, 0, 1, 1) as more:
-            for client in more[:3]:
-                client.ask("BEGIN")
-            assert more[3].value("SELECT 1") == "1"
-        wait_until(lambda: budget(front)["orphaned"] == 0, "no permit without an owner")
 
 
 class Deaf(FakeServer):

@@ -254,7 +254,7 @@ impl Core {
     /// soon, unless it is needed before.
     pub(crate) fn trim_idle(&mut self, pool_id: PoolId, now: Now) {
         let percent = usize::from(self.config.max_idle_percent);
-        let idle_max = (self.ledger.allowed() as usize * percent / 100).max(1);
+        let idle_max = (self.ledger.configured() as usize * percent / 100).max(1);
         // Within its own share a worker need not look at the others.
         let share = idle_max.div_ceil(self.config.workers.max(1) as usize);
         if self.idle_servers <= share || self.ledger.idle() <= idle_max as u64 {
@@ -316,7 +316,12 @@ impl Core {
             }
             if !pool.backoff.is_over(now) {
                 let deadline = pool.backoff.not_before();
-                return self.wheel.set(&mut pool.timer, Owner::Pool(pool_id), deadline);
+                self.wheel.set(&mut pool.timer, Owner::Pool(pool_id), deadline);
+                if self.ledger.is_full() {
+                    // It would find no permit either: then others can help, who have servers.
+                    self.starve(pool_id, Refused::Full, now, sink);
+                }
+                return;
             }
             let Some(target) = self.pick_target(now) else {
                 return self.wait_for_target(pool_id);

@@ -333,7 +333,7 @@ impl Core {
 
     /// Closes idle servers that are beyond a limit that has fallen.
     pub(crate) fn end_idle_beyond_limit(&mut self, now: Now, sink: &mut dyn Sink) {
-        if self.idle_servers == 0 || self.ledger.busy() <= self.ledger.allowed() {
+        if self.idle_servers == 0 || self.ledger.busy() <= self.ledger.configured() {
             return;
         }
         for id in self.servers.ids() {

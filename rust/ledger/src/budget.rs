@@ -1,9 +1,14 @@
 //! The limit: how many permits there are, from the configuration and from what the target says.
 //!
+//! A target may take fewer connections than it says, for others use it, too, or a role has a limit
+//! of its own. Each refusal lowers a *ceiling* to what is taken; as long as somebody needs more it
+//! rises again, little by little. So a server that is full is one more reason why permits are few,
+//! and those there are go from worker to worker as ever.
+//!
 //! Next on the path: `slots.rs`.
 
 use crate::Page;
-use crate::layout::{ALLOWED, LIMIT, LIMITS_READ_AT, USABLE};
+use crate::layout::{ALLOWED, CEILING, CEILING_AT, LIMIT, LIMITS_READ_AT, USABLE};
 use crate::word::Word;
 
 /// How many server connections the configuration allows.
@@ -27,6 +32,10 @@ pub struct TargetLimits {
 }
 
 const PERCENT: u64 = 1 << 32;
+/// How long a ceiling stands before more is tried, in microseconds.
+pub const CEILING_US: u64 = 1_000_000;
+/// The ceiling rises by one in so many, at least by one.
+const CEILING_STEP: u64 = 8;
 
 impl<W: Word> Page<W> {
     /// Sets the configured limit. With a percentage one connection is allowed until the target has
@@ -64,6 +73,9 @@ impl<W: Word> Page<W> {
         };
         let allowed = allowed.clamp(1, u64::from(self.capacity.max(1)));
         let before = self.head(ALLOWED).swap(allowed);
+        if before != allowed {
+            self.head(CEILING).store(0);
+        }
         (before != allowed).then_some(u32::try_from(allowed).unwrap_or(u32::MAX))
     }
 
@@ -90,5 +102,50 @@ impl<W: Word> Page<W> {
             .saturating_sub(limits.reserved);
         self.head(USABLE).store(u64::from(usable));
         self.apply()
+    }
+    /// Permits allowed now, at least 1: what the settings say, or fewer if the target takes fewer.
+    #[must_use]
+    pub fn allowed(&self) -> u32 {
+        match self.head(CEILING).load() {
+            0 => self.configured(),
+            ceiling => self.configured().min(u32::try_from(ceiling).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// Permits that the settings allow, at least 1.
+    #[must_use]
+    pub fn configured(&self) -> u32 {
+        let allowed = u32::try_from(self.head(ALLOWED).load()).unwrap_or(u32::MAX);
+        allowed.clamp(1, self.capacity)
+    }
+
+    /// Whether all permits are taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.busy() >= self.allowed()
+    }
+
+    /// The target refused this worker a connection because it has too many: no more are tried for
+    /// `CEILING_US` than there are now, without that one, whose permit still counts.
+    pub fn lower_ceiling(&self, now: u64) {
+        let others = self.busy().saturating_sub(1).max(1);
+        self.head(CEILING_AT).store(now);
+        if others < self.configured() {
+            self.head(CEILING).store(u64::from(others));
+        }
+    }
+
+    /// Somebody needs a permit: if the ceiling has stood for long enough it rises; tells whether it
+    /// did.
+    pub(crate) fn raise_ceiling(&self, now: u64) -> bool {
+        let (ceiling, at) = (self.head(CEILING).load(), self.head(CEILING_AT).load());
+        let is_due = ceiling != 0 && now >= at.saturating_add(CEILING_US);
+        if !is_due || !self.head(CEILING_AT).replace(at, now) {
+            return false;
+        }
+        let raised = ceiling + (ceiling / CEILING_STEP).max(1);
+        let is_over = raised >= u64::from(self.configured());
+        self.head(CEILING).store(if is_over { 0 } else { raised });
+        true
     }
 }

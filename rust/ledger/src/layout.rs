@@ -1,7 +1,7 @@
 //! Where everything stands on the page.
 //!
 //! ```text
-//!   head          16 words
+//!   head          24 words
 //!   workers       64 × 64 words: a line of the worker's own, a line that others write, counters
 //!   slots         capacity words, one a permit, side by side: a search reads few cache lines
 //!   sides         capacity × 8 words: what belongs to a permit's server connection
@@ -44,9 +44,13 @@ pub(crate) const HIGH_WATER: usize = 9;
 pub(crate) const BURIALS: usize = 14;
 /// Four words of a shared secret.
 pub(crate) const SECRET: usize = 10;
+/// Fewer permits than `ALLOWED`, because the target takes no more; 0 = it takes all.
+pub(crate) const CEILING: usize = 16;
+/// When the ceiling last changed, in microseconds.
+pub(crate) const CEILING_AT: usize = 17;
 
 pub(crate) const MAGIC_VALUE: u64 = 0x7079_7072_6f78_7901;
-const HEAD_WORDS: usize = 16;
+const HEAD_WORDS: usize = 24;
 const WORKER_WORDS: usize = 64;
 const SIDE_WORDS: usize = 8;
 

@@ -12,7 +12,7 @@ mod views;
 mod wants;
 mod word;
 
-pub use budget::{Limit, TargetLimits};
+pub use budget::{CEILING_US, Limit, TargetLimits};
 pub use layout::{STATS_MAX, SUPERVISOR, WORKERS_MAX, WorkerId, format, words_for};
 pub use slots::{GRANT_GRACE_US, Offer, Orphan, Permit, Refused, ServerKey};
 pub use views::{BudgetView, WorkerView};

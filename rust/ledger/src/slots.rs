@@ -16,8 +16,7 @@
 //! included: whoever acts on old news fails and changes nothing. Next on the path: `wants.rs`.
 
 use crate::layout::{
-    ACCEPTING, ALIVE, ALLOWED, BURIALS, HIGH_WATER, ORPHANINGS, SUPERVISOR, WANTING, WorkerId,
-    entry, side,
+    ACCEPTING, ALIVE, BURIALS, HIGH_WATER, ORPHANINGS, SUPERVISOR, WANTING, WorkerId, entry, side,
 };
 use crate::word::Word;
 use crate::{Page, STATS_MAX};
@@ -133,6 +132,13 @@ impl<W: Word> Page<W> {
     /// # Errors
     /// There is none for this worker now.
     pub fn take(&self, now: u64, since: u64) -> Result<Permit, Refused> {
+        match self.take_free(now, since) {
+            Err(Refused::Full) if self.raise_ceiling(now) => self.take_free(now, since),
+            taken => taken,
+        }
+    }
+
+    fn take_free(&self, now: u64, since: u64) -> Result<Permit, Refused> {
         let older = self.older_wants(since);
         let mut left_to_others = 0;
         for slot in 0..self.reach() {
@@ -377,13 +383,6 @@ impl<W: Word> Page<W> {
         }
     }
 
-    /// Permits allowed now, at least 1.
-    #[must_use]
-    pub fn allowed(&self) -> u32 {
-        let allowed = u32::try_from(self.head(ALLOWED).load()).unwrap_or(u32::MAX);
-        allowed.clamp(1, self.capacity)
-    }
-
     /// Permits that are not free.
     #[must_use]
     pub fn busy(&self) -> u32 {
@@ -391,9 +390,9 @@ impl<W: Word> Page<W> {
         u32::try_from((0..self.used_slots()).filter(busy).count()).unwrap_or(u32::MAX)
     }
 
-    /// Whether this permit is one too many: the limit has fallen.
+    /// Whether this permit is one too many: the configured limit has fallen.
     #[must_use]
     pub fn is_over(&self, permit: &Permit) -> bool {
-        permit.slot >= self.allowed() && self.busy() > self.allowed()
+        permit.slot >= self.configured() && self.busy() > self.configured()
     }
 }

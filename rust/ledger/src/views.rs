@@ -38,8 +38,10 @@ pub struct WorkerView {
 /// How the permits are used.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct BudgetView {
-    /// Permits allowed now.
+    /// Permits allowed now: fewer than configured while the target takes no more.
     pub allowed: u32,
+    /// Permits that the settings allow.
+    pub configured: u32,
     /// Connections under way.
     pub connecting: u32,
     /// Connections that workers hold.
@@ -187,8 +189,12 @@ impl<W: Word> Page<W> {
     /// How the permits are used.
     #[must_use]
     pub fn budget_view(&self) -> BudgetView {
-        let (allowed, capacity) = (self.allowed(), self.capacity);
-        let mut view = BudgetView { allowed, capacity, ..BudgetView::default() };
+        let mut view = BudgetView {
+            allowed: self.allowed(),
+            configured: self.configured(),
+            capacity: self.capacity,
+            ..BudgetView::default()
+        };
         for slot in 0..self.used_slots() {
             match state(self.slot(slot).load()) {
                 State::Free => {}

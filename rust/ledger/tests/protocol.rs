@@ -6,8 +6,8 @@
 use std::sync::atomic::AtomicU64;
 
 use ledger::{
-    Claim, Ledger, Limit, Page, Refused, SUPERVISOR, TargetLimits, Word, WorkerId, format,
-    words_for,
+    CEILING_US, Claim, Ledger, Limit, Page, Refused, SUPERVISOR, TargetLimits, Word, WorkerId,
+    format, words_for,
 };
 use loom::sync::atomic::{AtomicU64 as LoomU64, Ordering, fence};
 use loom::thread;
@@ -222,6 +222,42 @@ fn a_percentage_counts_only_what_an_ordinary_user_can_reach() {
     assert!(worker.claim_limits_look(106, 100));
     assert_eq!(worker.set_limit(Limit::Connections(1_000)), Some(200), "the page has no more");
     assert!(!worker.claim_limits_look(1_000, 100), "an absolute number needs no target");
+}
+
+#[test]
+fn a_target_that_takes_no_more_lowers_the_limit_until_more_is_tried() {
+    let page = plain(20);
+    let worker = page(0);
+    let mut held: Vec<_> = (0..11).map(|_| worker.take(0, 1).unwrap()).collect();
+    worker.lower_ceiling(5);
+    worker.free(held.pop().unwrap(), 5);
+    assert_eq!((worker.allowed(), worker.configured(), worker.is_full()), (10, 20, true));
+    assert!(held.iter().all(|permit| !worker.is_over(permit)), "what there is stays");
+    assert_eq!(worker.take(5 + CEILING_US - 1, 1).err(), Some(Refused::Full));
+    let more = worker.take(5 + CEILING_US, 1).unwrap();
+    assert_eq!(worker.allowed(), 11, "an eighth more, at least one");
+    assert!(worker.take(5 + CEILING_US, 1).is_err(), "once in that time");
+    worker.free(more, 0);
+    for turn in 2..20 {
+        while worker.take(5 + turn * CEILING_US, 1).is_ok_and(|permit| {
+            held.push(permit);
+            true
+        }) {}
+    }
+    assert_eq!((worker.allowed(), held.len()), (20, 20), "then as the settings say");
+}
+
+#[test]
+fn a_new_limit_ends_what_a_refusal_has_lowered_and_one_permit_is_always_tried() {
+    let page = plain(8);
+    let worker = page(0);
+    let only = worker.take(0, 1).unwrap();
+    worker.lower_ceiling(0);
+    assert_eq!(worker.allowed(), 1);
+    worker.free(only, 0);
+    assert!(!worker.is_full());
+    page(SUPERVISOR).set_limit(Limit::Connections(5));
+    assert_eq!(worker.allowed(), 5);
 }
 
 #[test]

@@ -98,6 +98,7 @@ impl Page {
         let used = [view.connecting, view.held, view.transit, view.orphaned].iter().sum();
         let fields = PyDict::new(py);
         fields.set_item("allowed", view.allowed)?;
+        fields.set_item("configured", view.configured)?;
         // Less than nothing for a while when the limit has fallen.
         fields.set_item("free", view.allowed.saturating_sub(used))?;
         fields.set_item("connecting", view.connecting)?;

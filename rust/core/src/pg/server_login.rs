@@ -14,6 +14,7 @@ use pgwire::{tag, write};
 use super::replies::message_of;
 use crate::client;
 use crate::core::Core;
+use crate::errors::TOO_MANY_CONNECTIONS;
 use crate::event::Event;
 use crate::ids::{Conn, ServerId};
 use crate::limits::SCRAM_ITERATIONS_MAX;
@@ -219,6 +220,9 @@ impl Core {
         let passing =
             sqlstate.is_some_and(|code| matches!(&code[..2], b"53" | b"57" | b"58" | b"08"));
         self.connect_failed(id, reason.clone(), Some(sqlstate), now, sink);
+        if sqlstate.as_ref() == Some(TOO_MANY_CONNECTIONS) {
+            self.ledger.lower_ceiling(now.0);
+        }
         sink.close(Conn::Server(id));
         self.forget_server(id, false, now, sink);
         // What older settings tried says nothing about the newer ones.
