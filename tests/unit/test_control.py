@@ -161,13 +161,15 @@ def test_a_caller_that_leaves_takes_only_its_answer_with_it(bench: Bench) -> Non
     assert bench.answer(other) == {"ok": True}
 
 
-def test_too_many_callers_are_refused_and_the_others_served(bench: Bench) -> None:
-    first = bench.call()
-    for _ in range(CALLERS_MAX - 1):
-        bench.call()
-    assert ended(bench.call())
-    first.sendall(b'{"verb": "x"}\n')
-    assert bench.answer(first)["ok"]
+def test_too_many_callers_wait_for_their_turn(bench: Bench) -> None:
+    callers = [bench.call() for _ in range(CALLERS_MAX)]
+    late = bench.call(b'{"verb": "x"}\n')
+    bench.turn()
+    with pytest.raises(BlockingIOError):
+        late.recv(1)
+    callers[0].close()
+    bench.turn()
+    assert bench.answer(late)["ok"]
 
 
 def test_a_directory_that_does_not_allow_it_is_one_line_and_78(tmp_path: Path) -> None:
