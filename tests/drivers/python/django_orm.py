@@ -1,6 +1,7 @@
 """Django over psycopg 3 with its pool option, by the contract of `README.md`.
 
-`connect` works without the pool, as Django does unless told: a connection a request. Next on the path: `psql.py`.
+`connect` works without the pool, as Django does unless told: a connection a request. Next on the
+path: `psql.py`.
 """
 
 from __future__ import annotations

@@ -157,8 +157,8 @@ impl Opened {
         value(&**client, tag).await
     }
 
-    /// Is cut off by the cancel token, which opens a connection for the request. It is used again if
-    /// the statement goes on: a starved program may have sent the first before the statement.
+    /// Is cut off by the cancel token, which opens a connection for the request. It is used again
+    /// if the statement goes on: a starved program may have sent the first before the statement.
     pub(crate) async fn cancel(&self, tag: i32) -> Done {
         let begun = Instant::now();
         let client: Client = self.pool.get().await?;

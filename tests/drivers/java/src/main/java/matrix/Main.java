@@ -99,7 +99,8 @@ public final class Main {
 
         synchronized void report(String step, long begunNs) {
             int more = failed.size() - ERRORS_SHOWN;
-            List<String> shown = new ArrayList<>(failed.subList(0, failed.size() - Math.max(0, more)));
+            int first = Math.min(failed.size(), ERRORS_SHOWN);
+            List<String> shown = new ArrayList<>(failed.subList(0, first));
             if (more > 0) {
                 shown.add("and " + more + " more");
             }

@@ -190,10 +190,9 @@ final class Pgjdbc implements Opened {
             connection.rollback(here);
             connection.commit();
             List<String> parts = new ArrayList<>();
+            String query = "SELECT part FROM kept WHERE tag = " + tag + " ORDER BY part";
             try (Statement statement = connection.createStatement();
-                    ResultSet rows =
-                            statement.executeQuery(
-                                    "SELECT part FROM kept WHERE tag = " + tag + " ORDER BY part")) {
+                    ResultSet rows = statement.executeQuery(query)) {
                 while (rows.next()) {
                     parts.add(rows.getString(1));
                 }
