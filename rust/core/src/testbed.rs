@@ -174,6 +174,11 @@ impl Bed {
         self.told(Conn::Server(self.server()))
     }
 
+    /// What a client has been told since somebody looked.
+    pub(crate) fn heard(&mut self, client: ClientId) -> Vec<String> {
+        self.told(Conn::Client(client))
+    }
+
     fn told(&mut self, conn: Conn) -> Vec<String> {
         let at = self.effects.sent.iter().position(|(to, _)| *to == conn);
         at.map_or_else(Vec::new, |at| texts(&self.effects.sent.remove(at).1))

@@ -18,6 +18,21 @@ fn a_cancel_waits_until_our_own_request_ahead_of_the_clients_has_been_answered()
 }
 
 #[test]
+fn a_statement_dropped_ahead_of_a_request_waits_for_no_server_and_takes_no_cancel() {
+    let mut bed = Bed::new();
+    let (first, client) = (bed.client(""), bed.client(""));
+    bed.say(first, &[say::query("BEGIN")]);
+    bed.say(client, &[say::close("p1"), say::sync(), say::query("SELECT 1")]);
+    assert_eq!(bed.heard(client), ["3", "Z I"]);
+    assert!(bed.cancel(client).is_none());
+    assert!(bed.heard(client)[0].contains("57014"), "the request that waits is struck");
+    bed.answer(first, &[answer::done("BEGIN"), answer::ready(b'T')]);
+    bed.say(first, &[say::query("COMMIT")]);
+    bed.answer(first, &[answer::done("COMMIT"), answer::ready(b'I')]);
+    assert!(bed.told_server().is_empty(), "nothing of it runs");
+}
+
+#[test]
 fn a_cancel_that_finds_only_our_own_request_is_over_with_it() {
     let mut bed = Bed::new();
     let client = bed.client("");

@@ -91,11 +91,11 @@ fn what_a_failed_batch_would_have_done_to_names_never_shows() {
 #[test]
 fn what_a_batch_did_before_it_failed_stays() {
     let (mut bed, client) = with_p1();
-    let batch = [say::close("p1"), say::parse("p2", "SELECT 3"), say::bind("none"), say::sync()];
+    let batch = [say::parse("p2", "SELECT 3"), say::close("p1"), say::bind("none"), say::sync()];
     bed.say(client, &batch);
     let replies = [
-        answer::closed(),
         answer::parsed(),
+        answer::closed(),
         // A cancel may strike any message.
         answer::error(b"57014"),
         answer::ready(b'I'),

@@ -6,6 +6,7 @@
 //! `held`. Next on the path: `extended.rs`, then `pin.rs`, `lending.rs`.
 
 use pgwire::frame::{HEAD_BYTES, Head};
+use pgwire::frontend::Named as NamedMessage;
 use pgwire::{tag, write};
 use sqlscan::{Effects, Reset, Scanner, Verdict};
 
@@ -200,6 +201,9 @@ impl Core {
             Some(server_id) => server_id,
             // There is nothing to flush, and no server is needed to do so.
             None if head.tag == tag::FLUSH => return self.drop_message(id, head, rest.len()),
+            None if self.answers_alone(id, head, rest, now, sink) => {
+                return self.drop_message(id, head, rest.len());
+            }
             None => match self.borrow(id, now, sink) {
                 Borrow::Linked(server_id) => {
                     run.to = Some(Conn::Server(server_id));
@@ -210,6 +214,40 @@ impl Core {
             },
         };
         self.request(Place { client: id, server: server_id, at, head }, run, now, sink)
+    }
+
+    /// Answers what an idle client asks that no server is needed for: a Close, since servers keep
+    /// the shared statements, and a Sync. False: it is something else.
+    ///
+    /// So a statement that a driver drops ahead of its next request waits for no server, and a
+    /// cancel meanwhile strikes that request.
+    fn answers_alone(
+        &mut self,
+        id: ClientId,
+        head: Head,
+        rest: &[u8],
+        now: Now,
+        sink: &mut dyn Sink,
+    ) -> bool {
+        let body = rest.get(HEAD_BYTES..head.total()).unwrap_or_default();
+        self.scratch.clear();
+        match head.tag {
+            tag::SYNC if body.is_empty() => write::ready_for_query(&mut self.scratch, b'I'),
+            tag::CLOSE => {
+                let Ok(message) = NamedMessage::read(body) else { return false };
+                match (message.kind, self.session_mut(id)) {
+                    (b'S', Some(session)) => session.statements.set(message.name.into(), None),
+                    // Without a server it has no portals.
+                    (b'P', _) => {}
+                    _ => return false,
+                }
+                write::close_complete(&mut self.scratch);
+            }
+            _ => return false,
+        }
+        sink.send_own(Conn::Client(id), &self.scratch);
+        self.client_is_idle(id, now);
+        true
     }
 
     /// Terminate, or a message that no client may send.
