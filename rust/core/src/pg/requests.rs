@@ -199,8 +199,6 @@ impl Core {
         }
         let server_id = match client.server() {
             Some(server_id) => server_id,
-            // There is nothing to flush, and no server is needed to do so.
-            None if head.tag == tag::FLUSH => return self.drop_message(id, head, rest.len()),
             None if self.answers_alone(id, head, rest, now, sink) => {
                 return self.drop_message(id, head, rest.len());
             }
@@ -217,7 +215,7 @@ impl Core {
     }
 
     /// Answers what an idle client asks that no server is needed for: a Close, since servers keep
-    /// the shared statements, and a Sync. False: it is something else.
+    /// the shared statements, a Sync, and a Flush, of nothing. False: it is something else.
     ///
     /// So a statement that a driver drops ahead of its next request waits for no server, and a
     /// cancel meanwhile strikes that request.
@@ -232,6 +230,7 @@ impl Core {
         let body = rest.get(HEAD_BYTES..head.total()).unwrap_or_default();
         self.scratch.clear();
         match head.tag {
+            tag::FLUSH => return true,
             tag::SYNC if body.is_empty() => write::ready_for_query(&mut self.scratch, b'I'),
             tag::CLOSE => {
                 let Ok(message) = NamedMessage::read(body) else { return false };
