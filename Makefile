@@ -21,7 +21,7 @@ APT := $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 .DEFAULT_GOAL := help
 .PHONY: help build demo load lint lint-rust lint-python test test-rust test-python bench campaign
 .PHONY: wheel docs lock clean
-.PHONY: need-rust need-python need-servers
+.PHONY: need-rust need-python need-servers need-drivers
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -60,7 +60,7 @@ test: test-rust test-python ## all tests; installs PostgreSQL and PgBouncer wher
 test-rust: | need-rust
 	cargo test --workspace --locked --quiet --features sim/broken
 
-test-python: $(BIN)/.built-$(PROFILE) | need-servers
+test-python: $(BIN)/.built-$(PROFILE) | need-servers need-drivers
 	PROFILE=$(PROFILE) $(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 bench: $(BIN)/.built-$(PROFILE) | need-servers ## side by side against the peers found on this machine
@@ -123,3 +123,13 @@ need-servers:
 	@{ [ -d /usr/lib/postgresql ] && [ -x /usr/sbin/pgbouncer ]; } \
 		|| { $(APT) update && $(APT) install -y postgresql pgbouncer; } || { \
 		echo "make: the tests need database servers: apt install postgresql pgbouncer"; exit 1; }
+
+# Languages of the driver matrix: what is missing comes from the distribution.
+need-drivers:
+	@missing=""; \
+	command -v go >/dev/null || missing="$$missing golang-go"; \
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
+	command -v javac >/dev/null || missing="$$missing default-jdk-headless"; \
+	command -v mvn >/dev/null || missing="$$missing maven"; \
+	[ -z "$$missing" ] || { $(APT) update && $(APT) install -y $$missing; } || { \
+		echo "make: the driver matrix needs Go, Node.js, Java and Maven: apt install$$missing"; exit 1; }

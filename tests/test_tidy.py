@@ -58,8 +58,8 @@ SKIPS_ALLOWED = {
 SLEEPS = r"(?:time\.sle" + r"ep|gevent\.sle" + r"ep|asyncio\.sle" + r"ep|thread::sle" + r"ep)\("
 # How many pauses a file may have; none has a reason so far.
 SLEEPS_ALLOWED: dict[str, int] = {}
-CODE = {".py", ".pyi", ".rs", ".sh"}
-TEXT = CODE | {".md", ".toml", ".in", ".yaml", ".yml", ".json", ".txt"}
+CODE = {".py", ".pyi", ".rs", ".sh", ".go", ".java", ".mjs"}
+TEXT = CODE | {".md", ".toml", ".in", ".yaml", ".yml", ".json", ".txt", ".xml", ".mod", ".svg"}
 
 
 @cache
