@@ -1,13 +1,12 @@
-//! The socket table: what the epoll driver knows of each connection, and how it sends.
+//! What the epoll driver knows of a connection, and how it sends.
 //!
 //! An entry is small, and an idle connection owns nothing but its descriptor: bytes that the kernel
-//! would not take live in a spill that exists only while there are any. The tables run parallel to
-//! the core's slabs. This knows nothing of epoll; next on the path is `epoll.rs`.
+//! would not take live in a spill that exists only while there are any. Where entries are kept is
+//! `table.rs`. This knows nothing of epoll; next on the path is `epoll.rs`.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 
-use proxy_core::ids::{Conn, ServerId};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, send, sendmsg, shutdown};
 
@@ -61,8 +60,6 @@ impl Flags {
 pub(crate) struct Socket {
     /// The descriptor, non-blocking.
     pub(crate) fd: OwnedFd,
-    /// Generation of the id it belongs to.
-    pub(crate) generation: u32,
     /// Its batch in the call under way, plus one; 0 = none.
     pub(crate) batch: u32,
     /// What is true of it.
@@ -110,8 +107,8 @@ impl Spill {
 
 impl Socket {
     /// A new entry around a non-blocking socket.
-    pub(crate) fn new(fd: OwnedFd, generation: u32) -> Self {
-        Self { fd, generation, batch: 0, flags: Flags::default(), armed: 0, spill: None }
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self { fd, batch: 0, flags: Flags::default(), armed: 0, spill: None }
     }
 
     /// Ends our sending if that was asked for and nothing is left to send.
@@ -199,104 +196,14 @@ fn taken(mut attempt: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Err
     }
 }
 
-/// All connections, by kind and slot.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    clients: Vec<Option<Socket>>,
-    servers: Vec<Option<Socket>>,
-    cancellers: Vec<Option<Socket>>,
-    clients_open: usize,
-}
-
-impl Table {
-    /// How many clients there are.
-    #[inline]
-    pub(crate) const fn clients_open(&self) -> usize {
-        self.clients_open
-    }
-
-    /// The socket of a live id.
-    #[inline]
-    pub(crate) fn get(&mut self, conn: Conn) -> Option<&mut Socket> {
-        let (list, index, generation) = self.place(conn);
-        let socket = list.get_mut(index)?.as_mut()?;
-        if socket.generation == generation { Some(socket) } else { None }
-    }
-
-    /// Stores a socket under a new id.
-    pub(crate) fn insert(&mut self, conn: Conn, fd: OwnedFd) -> Option<&mut Socket> {
-        let (list, index, generation) = self.place(conn);
-        if list.len() <= index {
-            list.resize_with(index + 1, || None);
-        }
-        let before = list.get_mut(index)?.replace(Socket::new(fd, generation));
-        if before.is_none() && matches!(conn, Conn::Client(_)) {
-            self.clients_open += 1;
-        }
-        self.get(conn)
-    }
-
-    /// Takes a socket out; its id reaches nobody from now on.
-    pub(crate) fn remove(&mut self, conn: Conn) -> Option<Socket> {
-        self.get(conn)?;
-        if let Conn::Client(_) = conn {
-            self.clients_open -= 1;
-        }
-        let (list, index, _) = self.place(conn);
-        list.get_mut(index)?.take()
-    }
-
-    /// All servers.
-    pub(crate) fn servers(&self) -> impl Iterator<Item = (Conn, &Socket)> {
-        self.servers.iter().enumerate().filter_map(|(index, socket)| {
-            let socket = socket.as_ref()?;
-            let index = u32::try_from(index).ok()?;
-            Some((Conn::Server(ServerId::from_parts(index, socket.generation)), socket))
-        })
-    }
-
-    #[inline]
-    fn place(&mut self, conn: Conn) -> (&mut Vec<Option<Socket>>, usize, u32) {
-        match conn {
-            Conn::Client(id) => (&mut self.clients, id.index(), id.generation()),
-            Conn::Server(id) => (&mut self.servers, id.index(), id.generation()),
-            Conn::Canceller(id) => (&mut self.cancellers, id.index(), id.generation()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use std::os::unix::net::UnixStream;
-
-    use proxy_core::ids::{ClientId, Conn};
-
-    use super::{Socket, Spill, Table};
-
-    #[test]
-    fn an_idle_connection_takes_less_than_64_bytes() {
-        assert!(size_of::<Option<Socket>>() <= 64, "{}", size_of::<Option<Socket>>());
-    }
+    use super::Spill;
 
     #[test]
     fn a_spill_keeps_the_order_when_its_front_is_given_up() {
         let mut spill = Spill { bytes: b"abcdef".to_vec(), sent: 4 };
         spill.push(b"gh");
         assert_eq!((spill.len(), spill.bytes.as_slice()), (4, &b"efgh"[..]));
-    }
-
-    #[test]
-    fn a_socket_of_an_older_generation_is_not_found() {
-        let mut table = Table::default();
-        let (one, other) = UnixStream::pair().unwrap();
-        let old = Conn::Client(ClientId::from_parts(3, 1));
-        let new = Conn::Client(ClientId::from_parts(3, 2));
-        table.insert(old, one.into());
-        assert!(table.remove(new).is_none());
-        table.insert(new, other.into());
-        assert!(table.get(old).is_none() && table.remove(old).is_none());
-        assert!(table.get(new).is_some());
     }
 }

@@ -18,7 +18,8 @@ use rustix::io::Errno;
 
 use crate::batch::Batches;
 use crate::chunk::Buffer;
-use crate::conn::{Flags, Socket, Table};
+use crate::conn::{Flags, Socket};
+use crate::counters::Counters;
 use crate::driver::{Completion, Driver, Received};
 use crate::engine::clock;
 use crate::limits::{
@@ -32,6 +33,7 @@ use crate::passing::Pass;
 use crate::poller::{Key, Poller, READ, Ready, WRITE};
 use crate::post::Post;
 use crate::receive::Reading;
+use crate::table::Table;
 
 /// What came to light during a call of the core; told when the call has returned.
 #[derive(Debug)]
@@ -55,23 +57,11 @@ pub(crate) enum Work {
     Mail { left: u8, hangup: bool },
 }
 
-/// Plain counters.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) accepted: u64,
-    pub(crate) receives: u64,
-    pub(crate) sends: u64,
-    pub(crate) spilled_bytes: u64,
-    pub(crate) accept_pauses: u64,
-    pub(crate) mails: u64,
-    pub(crate) passes: u64,
-}
-
 /// The driver.
 #[derive(Debug)]
 pub(crate) struct Epoll {
     pub(crate) poller: Poller,
-    pub(crate) table: Table,
+    pub(crate) table: Table<Socket>,
     pub(crate) work: Option<Work>,
     pub(crate) notes: VecDeque<Note>,
     pub(crate) counters: Counters,
@@ -216,7 +206,7 @@ impl Epoll {
 
     fn accept(&mut self, listener: u32, left: u8) -> Option<Completion<Buffer>> {
         let left = left.checked_sub(1)?;
-        match self.listeners.accept(listener, &self.poller, self.now) {
+        match self.listeners.accept(listener, &mut self.poller, self.now) {
             Accepted::Client(socket, peer) => {
                 self.work = Some(Work::Accept { listener, left });
                 self.counters.accepted += 1;
@@ -342,7 +332,7 @@ impl Epoll {
 
     /// Stores a socket and has epoll watch it.
     fn watch(&mut self, conn: Conn, fd: OwnedFd, flags: u8) {
-        let Some(socket) = self.table.insert(conn, fd) else { return };
+        let Some(socket) = self.table.insert(conn, Socket::new(fd)) else { return };
         socket.flags.set(flags);
         socket.armed = interest(socket);
         if self.poller.add(&socket.fd, Key::Conn(conn), socket.armed).is_err() {
@@ -366,7 +356,7 @@ impl Driver for Epoll {
     fn wait(&mut self, timeout_ms: u64) -> io::Result<()> {
         if self.freed {
             self.freed = false;
-            self.listeners.resume(&self.poller, self.now);
+            self.listeners.resume(&mut self.poller, self.now);
         }
         while let Some(conn) = self.dirty.pop() {
             self.rearm(conn);
@@ -511,11 +501,11 @@ impl Driver for Epoll {
     }
 
     fn set_listeners(&mut self, listeners: Vec<(u32, Listener)>) -> io::Result<()> {
-        self.listeners.set(listeners, &self.poller)
+        self.listeners.set(listeners, &mut self.poller)
     }
 
     fn stop_listening(&mut self) {
-        self.listeners.stop(&self.poller);
+        self.listeners.stop(&mut self.poller);
     }
 
     #[inline]
@@ -530,7 +520,7 @@ impl Driver for Epoll {
             self.give_up_unreachable(SERVER_RETRANSMITS_MAX);
         }
         if self.listeners.poll_deadline().is_some_and(|deadline| deadline <= now) {
-            self.listeners.resume(&self.poller, now);
+            self.listeners.resume(&mut self.poller, now);
         }
     }
 
@@ -545,15 +535,6 @@ impl Driver for Epoll {
     }
 
     fn rows(&self) -> Vec<(&'static str, u64)> {
-        vec![
-            ("engine_accepted", self.counters.accepted),
-            ("engine_receives", self.counters.receives),
-            ("engine_sends", self.counters.sends),
-            ("engine_spilled_bytes", self.counters.spilled_bytes),
-            ("engine_accept_pauses", self.counters.accept_pauses),
-            ("engine_lingering", self.lingering.len() as u64),
-            ("engine_mails", self.counters.mails),
-            ("engine_passes", self.counters.passes),
-        ]
+        self.counters.rows(self.lingering.len())
     }
 }

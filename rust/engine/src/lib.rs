@@ -10,6 +10,7 @@ mod balance;
 mod batch;
 mod chunk;
 mod conn;
+mod counters;
 mod delivery;
 mod descriptor;
 mod driver;
@@ -32,6 +33,7 @@ mod ring;
 mod settings;
 mod signals;
 mod sink;
+mod table;
 #[cfg(test)]
 mod testbed;
 #[cfg(test)]

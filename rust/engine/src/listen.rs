@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proxy_core::event::{Event, Level};
 use proxy_core::sink::{Now, Peer};
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::limits::ACCEPT_PAUSE_MS;
 use crate::net;
-use crate::poller::{Key, LISTENER_ID_MAX, Poller, READ, SHARED};
+use crate::poller::LISTENER_ID_MAX;
 
 /// A bound and listening socket.
 #[derive(Debug)]
@@ -37,10 +37,18 @@ impl Listener {
         net::set_listener_options(&fd);
         Ok(Self { fd, unix })
     }
+}
 
-    fn watch(&self, id: u32, poller: &Poller) -> io::Result<()> {
-        poller.add(&self.fd, Key::Listener(id), READ | SHARED)
-    }
+/// How a driver comes to know that clients wait.
+pub(crate) trait Watch {
+    /// Starts to look at a listener, known by its id.
+    ///
+    /// # Errors
+    /// It is no socket, or the host is short of something.
+    fn watch(&mut self, id: u32, listener: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Looks at it no more.
+    fn unwatch(&mut self, id: u32, listener: BorrowedFd<'_>);
 }
 
 /// What one attempt to accept gave.
@@ -69,9 +77,13 @@ impl Listeners {
     /// others are closed (our copies).
     ///
     /// # Errors
-    /// epoll refuses one (it is no socket, or the host is out of watches), or an id comes twice or
-    /// is larger than `LISTENER_ID_MAX`; nothing has changed then.
-    pub(crate) fn set(&mut self, wanted: Vec<(u32, Listener)>, poller: &Poller) -> io::Result<()> {
+    /// One cannot be watched (it is no socket, or the host is out of watches), or an id comes twice
+    /// or is larger than `LISTENER_ID_MAX`; nothing has changed then.
+    pub(crate) fn set(
+        &mut self,
+        wanted: Vec<(u32, Listener)>,
+        watch: &mut impl Watch,
+    ) -> io::Result<()> {
         let ids: BTreeSet<u32> = wanted.iter().map(|(id, _)| *id).collect();
         if ids.len() < wanted.len() || ids.last().is_some_and(|id| *id > LISTENER_ID_MAX) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -80,8 +92,10 @@ impl Listeners {
         new.retain(|(id, _)| !self.list.iter().any(|(known, _)| known == id));
         if self.paused_until.is_none() {
             for (number, (id, listener)) in new.iter().enumerate() {
-                if let Err(error) = listener.watch(*id, poller) {
-                    new.iter().take(number).for_each(|(_, listener)| poller.remove(&listener.fd));
+                if let Err(error) = watch.watch(*id, listener.fd.as_fd()) {
+                    for (id, listener) in new.iter().take(number) {
+                        watch.unwatch(*id, listener.fd.as_fd());
+                    }
                     return Err(error);
                 }
             }
@@ -89,7 +103,7 @@ impl Listeners {
         self.list.retain(|(id, listener)| {
             let stays = ids.contains(id);
             if !stays {
-                poller.remove(&listener.fd);
+                watch.unwatch(*id, listener.fd.as_fd());
             }
             stays
         });
@@ -98,7 +112,7 @@ impl Listeners {
     }
 
     /// Accepts one connection of a listener.
-    pub(crate) fn accept(&mut self, id: u32, poller: &Poller, now: Now) -> Accepted {
+    pub(crate) fn accept(&mut self, id: u32, watch: &mut impl Watch, now: Now) -> Accepted {
         let Some((_, listener)) = self.list.iter().find(|(each, _)| *each == id) else {
             return Accepted::Empty;
         };
@@ -108,32 +122,32 @@ impl Listeners {
         match net::accept(&listener.fd, listener.unix) {
             Ok((fd, peer)) => Accepted::Client(fd, peer),
             Err(Errno::AGAIN) => {
-                self.in_episode = false;
+                self.end_episode();
                 Accepted::Empty
             }
-            // accept4(2): the new connection's own errors, which say nothing about the listener.
-            Err(
-                Errno::INTR
-                | Errno::CONNABORTED
-                | Errno::PROTO
-                | Errno::PERM
-                | Errno::NETDOWN
-                | Errno::NOPROTOOPT
-                | Errno::HOSTDOWN
-                | Errno::NONET
-                | Errno::HOSTUNREACH
-                | Errno::OPNOTSUPP
-                | Errno::NETUNREACH,
-            ) => Accepted::Again,
-            Err(error) => {
-                for (_, listener) in &self.list {
-                    poller.remove(&listener.fd);
-                }
-                self.paused_until = Some(now.plus_ms(ACCEPT_PAUSE_MS));
-                let news = !std::mem::replace(&mut self.in_episode, true);
-                Accepted::Paused(news.then(|| accept_paused(error)))
-            }
+            Err(error) if is_the_connections_own(error) => Accepted::Again,
+            Err(error) => Accepted::Paused(self.pause(error, watch, now)),
         }
+    }
+
+    /// Nobody waits any more: what goes wrong next is news again.
+    pub(crate) fn end_episode(&mut self) {
+        self.in_episode = false;
+    }
+
+    /// Accepting has failed for want of something: it pauses. The operator is told if that is news.
+    pub(crate) fn pause(
+        &mut self,
+        error: Errno,
+        watch: &mut impl Watch,
+        now: Now,
+    ) -> Option<Event> {
+        for (id, listener) in &self.list {
+            watch.unwatch(*id, listener.fd.as_fd());
+        }
+        self.paused_until = Some(now.plus_ms(ACCEPT_PAUSE_MS));
+        let news = !std::mem::replace(&mut self.in_episode, true);
+        news.then(|| accept_paused(error))
     }
 
     /// When accepting goes on by itself.
@@ -142,12 +156,12 @@ impl Listeners {
     }
 
     /// Goes on accepting: the pause is over, or a descriptor has been freed.
-    pub(crate) fn resume(&mut self, poller: &Poller, now: Now) {
+    pub(crate) fn resume(&mut self, watch: &mut impl Watch, now: Now) {
         if self.paused_until.take().is_none() {
             return;
         }
         for (id, listener) in &self.list {
-            if listener.watch(*id, poller).is_err() {
+            if watch.watch(*id, listener.fd.as_fd()).is_err() {
                 // Out of memory: what was added is reported at most once more before the next try.
                 self.paused_until = Some(now.plus_ms(ACCEPT_PAUSE_MS));
             }
@@ -155,13 +169,31 @@ impl Listeners {
     }
 
     /// Closes our copies.
-    pub(crate) fn stop(&mut self, poller: &Poller) {
-        for (_, listener) in self.list.drain(..) {
-            // Other processes keep the socket open, and epoll would go on watching it for us.
-            poller.remove(&listener.fd);
+    pub(crate) fn stop(&mut self, watch: &mut impl Watch) {
+        for (id, listener) in self.list.drain(..) {
+            // Other processes keep the socket open, and the kernel would go on watching it for us.
+            watch.unwatch(id, listener.fd.as_fd());
         }
         self.paused_until = None;
     }
+}
+
+/// accept4(2): the new connection's own errors, which say nothing about the listener.
+pub(crate) fn is_the_connections_own(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::PROTO
+            | Errno::PERM
+            | Errno::NETDOWN
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+    )
 }
 
 fn accept_paused(error: Errno) -> Event {

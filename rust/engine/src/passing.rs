@@ -15,7 +15,7 @@ use crate::chunk::Buffer;
 use crate::conn::Flags;
 use crate::driver::Completion;
 use crate::epoll::{Epoll, Note, Work};
-use crate::post::Incoming;
+use crate::post::{Incoming, Post};
 
 /// A connection that shall go to another worker.
 #[derive(Debug)]
@@ -49,24 +49,43 @@ impl Epoll {
     /// One step: a mail at most.
     pub(crate) fn take_mail(&mut self, left: u8, hangup: bool) -> Option<Completion<Buffer>> {
         let left = left.checked_sub(1)?;
-        match self.post.receive() {
-            Incoming::Mail(bytes, fds) if !(bytes.is_empty() && hangup) => {
-                self.work = Some(Work::Mail { left, hangup });
-                self.counters.mails += 1;
-                Some(Completion::Mail(bytes, fds))
-            }
-            Incoming::TooLong => {
-                self.work = Some(Work::Mail { left, hangup });
-                let text = "mail dropped: it is too long".to_owned();
-                Some(Completion::Notice(Event::Log { level: Level::Warning, text }))
-            }
-            Incoming::Empty => None,
-            Incoming::Broken | Incoming::Mail(..) => {
-                // Nobody can write to the inbox any more; its end would be reported for ever.
+        match take_mail(&mut self.post, hangup) {
+            Taken::Nothing => None,
+            Taken::Last(notice) => {
+                // Its end would be reported for ever.
                 self.poller.remove(self.post.fd());
-                let text = "the inbox has ended".to_owned();
-                Some(Completion::Notice(Event::Log { level: Level::Error, text }))
+                Some(notice)
             }
+            Taken::One(completion) => {
+                self.work = Some(Work::Mail { left, hangup });
+                self.counters.mails += u64::from(matches!(completion, Completion::Mail(..)));
+                Some(completion)
+            }
+        }
+    }
+}
+
+/// What a look into the inbox has brought.
+pub(crate) enum Taken<C> {
+    /// A mail, or that one was thrown away; there may be more.
+    One(Completion<C>),
+    /// No mail waits.
+    Nothing,
+    /// Nobody can write to the inbox any more.
+    Last(Completion<C>),
+}
+
+/// Takes a mail from the inbox; `hangup` says that its other ends are closed.
+pub(crate) fn take_mail<C>(post: &mut Post, hangup: bool) -> Taken<C> {
+    let notice = |level, text: &str| Completion::Notice(Event::Log { level, text: text.into() });
+    match post.receive() {
+        Incoming::Mail(bytes, fds) if !(bytes.is_empty() && hangup) => {
+            Taken::One(Completion::Mail(bytes, fds))
+        }
+        Incoming::TooLong => Taken::One(notice(Level::Warning, "mail dropped: it is too long")),
+        Incoming::Empty => Taken::Nothing,
+        Incoming::Broken | Incoming::Mail(..) => {
+            Taken::Last(notice(Level::Error, "the inbox has ended"))
         }
     }
 }

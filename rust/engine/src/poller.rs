@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proxy_core::ids::{CancellerId, ClientId, Conn, Id, ServerId};
 use rustix::event::{Timespec, epoll};
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::limits::READY_PER_WAIT;
 use crate::linger::LingerId;
+use crate::listen::Watch;
 
 /// Watches for bytes or end of file.
 pub(crate) const READ: u8 = 1;
@@ -162,6 +163,16 @@ impl Poller {
         let ready = self.ready.get(self.next).copied()?;
         self.next += 1;
         Some(ready)
+    }
+}
+
+impl Watch for Poller {
+    fn watch(&mut self, id: u32, listener: BorrowedFd<'_>) -> io::Result<()> {
+        self.add(listener, Key::Listener(id), READ | SHARED)
+    }
+
+    fn unwatch(&mut self, _: u32, listener: BorrowedFd<'_>) {
+        self.remove(listener);
     }
 }
 
