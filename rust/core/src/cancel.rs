@@ -7,7 +7,8 @@
 //! PostgreSQL closes it after the signal was sent, and a signal that arrives while a backend is
 //! idle does nothing. So a cancel never hits another client's query. Nor does it hit a request of
 //! our own that goes ahead of the client's: it is not sent before that one has been answered, and
-//! no such request is sent while a cancel is on its way. Next on the path: `lending.rs`.
+//! no such request is sent while a cancel is on its way. Nor is it lost because the client has only
+//! just been given its server and the request is still on its way. Next on the path: `lending.rs`.
 
 use std::rc::Rc;
 
@@ -20,7 +21,9 @@ use crate::errors::{Failure, QUERY_CANCELED};
 use crate::handover;
 use crate::ids::{CancellerId, ClientId, Conn, ServerId};
 use crate::keys::Keys;
-use crate::limits::{CANCEL_TIMEOUT_MS, CANCELLERS_MAX, CANCELS_PER_SERVER_MAX, RECLAIM_PAUSE_MS};
+use crate::limits::{
+    CANCEL_SETTLE_MS, CANCEL_TIMEOUT_MS, CANCELLERS_MAX, CANCELS_PER_SERVER_MAX, RECLAIM_PAUSE_MS,
+};
 use crate::pg::login::Login;
 use crate::sink::{Address, Now, Peer, Sink};
 use crate::timer::{Owner, Timer};
@@ -44,8 +47,9 @@ pub(crate) struct Canceller {
 #[derive(Debug)]
 pub(crate) enum Purpose {
     /// A request on a server of this worker, and the client connection that asked, if any: closed
-    /// when the server has acted, as PostgreSQL does.
-    Request { server: ServerId, requester: Option<ClientId> },
+    /// when the server has acted, as PostgreSQL does. `settles`: before it is sent, the request has
+    /// to be on its way for long enough, or to be over.
+    Request { server: ServerId, requester: Option<ClientId>, settles: bool },
     /// What a server without an owner may still run; the permit is freed after these rounds.
     /// `target` names where it runs; `patience` is how often a signal that is not delivered yet is
     /// waited for, or sent again.
@@ -220,31 +224,38 @@ impl Core {
             return false;
         }
         let Some(key) = server.key.clone() else { return false };
-        let waits = server.client().is_some() && server.owed.is_ours();
+        let client = server.client().and_then(|client| self.clients.get(client));
+        let for_ours = client.is_some() && server.owed.is_ours();
+        let settled = client.filter(|_| requester.is_some()).map_or(now, |client| {
+            // Since its request began, or since it was given this server.
+            client.since.plus_ms(CANCEL_SETTLE_MS)
+        });
+        let settles = !for_ours && now < settled;
         let address = Rc::clone(&server.address);
         server.cancels += 1;
         self.stats.cancels += 1;
         let canceller = Canceller {
-            purpose: Purpose::Request { server: server_id, requester },
+            purpose: Purpose::Request { server: server_id, requester, settles },
             key: Some(key),
             address: Some(Rc::clone(&address)),
-            connected: !waits,
+            connected: !for_ours && !settles,
             sent: false,
             timer: Timer::default(),
         };
         let id = self.cancellers.insert_with(|_| canceller);
         if let Some(canceller) = self.cancellers.get_mut(id) {
-            let deadline = now.plus_ms(CANCEL_TIMEOUT_MS);
+            let patience = now.plus_ms(CANCEL_TIMEOUT_MS);
+            let deadline = if settles { settled } else { patience };
             self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
         }
-        if !waits {
+        if !for_ours && !settles {
             sink.connect(Conn::Canceller(id), &address);
         }
         true
     }
 
-    /// A request of our own on this server has been answered: a cancel that waited for that may go
-    /// to the client's, or comes too late if there is none.
+    /// This server has answered something: a cancel that waited for the answer to a request of our
+    /// own, or until the client's had been read, may go, or comes too late if nothing runs.
     pub(crate) fn release_cancels(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get(server_id) else { return };
         if server.cancels == 0 || server.owed.is_ours() {
@@ -253,20 +264,26 @@ impl Core {
         let is_busy = server.is_busy();
         for id in self.cancellers.ids() {
             let Some(canceller) = self.cancellers.get_mut(id) else { continue };
-            let is_its = match canceller.purpose {
-                Purpose::Request { server, .. } => server == server_id,
-                Purpose::Orphan { .. } => false,
-            };
-            if canceller.connected || !is_its {
+            let Purpose::Request { server, settles, .. } = canceller.purpose else { continue };
+            if canceller.connected || server != server_id {
                 continue;
             }
-            if let Some(address) = canceller.address.as_ref().filter(|_| is_busy) {
-                canceller.connected = true;
-                sink.connect(Conn::Canceller(id), address);
-            } else {
+            if !is_busy {
                 self.cancel_done(id, true, now, sink);
+            } else if !settles {
+                self.begin_cancel(id, now, sink);
             }
         }
+    }
+
+    /// A cancel that waited is on its way.
+    fn begin_cancel(&mut self, id: CancellerId, now: Now, sink: &mut dyn Sink) {
+        let Some(canceller) = self.cancellers.get_mut(id) else { return };
+        let Some(address) = &canceller.address else { return };
+        canceller.connected = true;
+        sink.connect(Conn::Canceller(id), address);
+        let deadline = now.plus_ms(CANCEL_TIMEOUT_MS);
+        self.wheel.set(&mut canceller.timer, Owner::Canceller(id), deadline);
     }
 
     pub(crate) fn send_cancel(&mut self, id: CancellerId, sink: &mut dyn Sink) {
@@ -286,6 +303,12 @@ impl Core {
         let connected = canceller.connected;
         if connected {
             sink.close(Conn::Canceller(id));
+        } else if let Purpose::Request { server, .. } = canceller.purpose {
+            // Its request has been on its way for long enough: from here on as if it came now.
+            let server = self.servers.get(server);
+            if server.is_some_and(|server| server.is_busy() && !server.owed.is_ours()) {
+                return self.begin_cancel(id, now, sink);
+            }
         }
         self.cancel_done(id, !connected, now, sink);
     }
@@ -302,7 +325,7 @@ impl Core {
         let Some(canceller) = self.cancellers.get_mut(id) else { return };
         canceller.connected = false;
         let (server, requester) = match &mut canceller.purpose {
-            Purpose::Request { server, requester } => (*server, *requester),
+            Purpose::Request { server, requester, .. } => (*server, *requester),
             Purpose::Orphan { rounds, patience, .. } => {
                 if !canceller.sent && *patience > 0 {
                     // No signal was sent: this round counts for nothing.

@@ -62,9 +62,8 @@ impl Sink for Effects {
 pub(crate) struct Bed {
     core: Core,
     effects: Effects,
+    now: Now,
 }
-
-const NOW: Now = Now(1_000_000);
 
 fn config() -> Config {
     Config {
@@ -113,12 +112,13 @@ impl Bed {
         let page = Ledger::new(words, 0).unwrap();
         page.begin(1);
         let home = Home { ledger: page, incarnation: 1, seed: [1; 32] };
-        Self { core: Core::new(config(), 1, home, NOW), effects: Effects::default() }
+        let now = Now(1_000_000);
+        Self { core: Core::new(config(), 1, home, now), effects: Effects::default(), now }
     }
 
     /// A client that has logged in under this `application_name`; the first one brings the server.
     pub(crate) fn client(&mut self, application_name: &str) -> ClientId {
-        let id = self.core.handle_accept(Peer::Unix, NOW, &mut self.effects).unwrap();
+        let id = self.core.handle_accept(Peer::Unix, self.now, &mut self.effects).unwrap();
         let mut startup = Vec::new();
         let parameters: [(&[u8], &[u8]); 3] = [
             (b"user", b"app"),
@@ -128,7 +128,7 @@ impl Bed {
         write::startup(&mut startup, 0, &parameters);
         self.client_bytes(id, &startup);
         if let Some(Conn::Server(server)) = self.effects.connects.pop() {
-            self.core.handle_server_connected(server, NOW, &mut self.effects);
+            self.core.handle_server_connected(server, self.now, &mut self.effects);
             let mut login = Vec::new();
             write::authentication_ok(&mut login);
             write::parameter_status(&mut login, b"application_name", b"");
@@ -148,13 +148,13 @@ impl Bed {
     fn client_bytes(&mut self, id: ClientId, bytes: &[u8]) {
         self.effects.chunk = bytes.to_vec();
         let chunk = Chunk { id: ChunkId(0), bytes };
-        self.core.handle_client_bytes(id, chunk, NOW, &mut self.effects);
+        self.core.handle_client_bytes(id, chunk, self.now, &mut self.effects);
     }
 
     fn server_bytes(&mut self, id: ServerId, bytes: &[u8]) {
         self.effects.chunk = bytes.to_vec();
         let chunk = Chunk { id: ChunkId(0), bytes };
-        self.core.handle_server_bytes(id, chunk, NOW, &mut self.effects);
+        self.core.handle_server_bytes(id, chunk, self.now, &mut self.effects);
     }
 
     /// The client says this; gives what the server is told.
@@ -184,12 +184,18 @@ impl Bed {
         at.map_or_else(Vec::new, |at| texts(&self.effects.sent.remove(at).1))
     }
 
+    /// Time passes.
+    pub(crate) fn wait_ms(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+        self.core.handle_timeouts(self.now, &mut self.effects);
+    }
+
     /// Somebody asks for a cancel of what the client does; gives its way to the server, if it has
     /// been begun.
     pub(crate) fn cancel(&mut self, client: ClientId) -> Option<CancellerId> {
         let session = self.core.clients.get(client).unwrap().session.as_deref().unwrap();
         let (pid, secret) = (session.cancel_pid, session.cancel_secret);
-        let id = self.core.handle_accept(Peer::Unix, NOW, &mut self.effects).unwrap();
+        let id = self.core.handle_accept(Peer::Unix, self.now, &mut self.effects).unwrap();
         let mut request = Vec::new();
         write::cancel_request(&mut request, pid, &secret[..4]);
         self.client_bytes(id, &request);
@@ -206,8 +212,8 @@ impl Bed {
 
     /// A cancel has been carried out.
     pub(crate) fn cancel_ends(&mut self, id: CancellerId) {
-        self.core.handle_canceller_connected(id, NOW, &mut self.effects);
-        self.core.handle_canceller_gone(id, NOW, &mut self.effects);
+        self.core.handle_canceller_connected(id, self.now, &mut self.effects);
+        self.core.handle_canceller_gone(id, self.now, &mut self.effects);
     }
 
     /// What the server's mail to another worker says of its unnamed statement; 0 = none.

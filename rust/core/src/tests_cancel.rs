@@ -3,6 +3,7 @@
 //! Each test is the shortest form of a run in which the simulator found a fault.
 #![allow(clippy::panic, reason = "that is how a test fails")]
 
+use crate::limits::CANCEL_SETTLE_MS;
 use crate::testbed::{Bed, answer, say};
 
 const SET_A: &str = "Q SET application_name TO E'a'";
@@ -33,6 +34,30 @@ fn a_statement_dropped_ahead_of_a_request_waits_for_no_server_and_takes_no_cance
 }
 
 #[test]
+fn a_cancel_waits_until_the_server_has_surely_read_the_request() {
+    let mut bed = Bed::new();
+    let client = bed.client("");
+    bed.say(client, &[say::query("SELECT 1")]);
+    assert!(bed.cancel(client).is_none(), "the request is still on its way");
+    bed.wait_ms(2 * CANCEL_SETTLE_MS);
+    assert!(bed.begun_cancel().is_some());
+    bed.wait_ms(CANCEL_SETTLE_MS);
+    assert!(bed.begun_cancel().is_none(), "once");
+}
+
+#[test]
+fn a_cancel_that_waited_strikes_no_later_request() {
+    let mut bed = Bed::new();
+    let client = bed.client("");
+    bed.say(client, &[say::query("SELECT 1")]);
+    assert!(bed.cancel(client).is_none());
+    bed.answer(client, &[answer::done("SELECT 1"), answer::ready(b'I')]);
+    assert_eq!(bed.say(client, &[say::query("SELECT 2")]), ["Q SELECT 2"]);
+    bed.wait_ms(2 * CANCEL_SETTLE_MS);
+    assert!(bed.begun_cancel().is_none(), "it came too late");
+}
+
+#[test]
 fn a_cancel_that_finds_only_our_own_request_is_over_with_it() {
     let mut bed = Bed::new();
     let client = bed.client("");
@@ -52,6 +77,7 @@ fn nothing_of_ours_goes_ahead_of_a_request_while_a_cancel_is_on_its_way() {
     bed.say(client, &[say::parse("p1", "SELECT 1"), say::sync()]);
     bed.answer(client, &[answer::parsed(), answer::ready(b'I')]);
     bed.say(client, &[say::query("SELECT 2")]);
+    bed.wait_ms(CANCEL_SETTLE_MS);
     let Some(cancel) = bed.cancel(client) else { panic!("no cancel on its way") };
     bed.answer(client, &[answer::done("SELECT 1"), answer::ready(b'I')]);
     assert!(bed.say(client, &[say::query("EXECUTE p1")]).is_empty());

@@ -101,14 +101,19 @@ impl Core {
     ) {
         let Some(server) = self.servers.get(id) else { return };
         match server.state {
-            server::State::Abandoned { .. } => self.at_rest(id, now, sink),
+            server::State::Abandoned { .. } => {
+                self.release_cancels(id, now, sink);
+                self.at_rest(id, now, sink);
+            }
             server::State::Linked { client } if server.owed.readies() == 0 => {
                 let is_busy = server.is_busy();
                 if is_busy {
+                    self.release_cancels(id, now, sink);
                     return self.unstall(client);
                 }
                 run.flush(at.max(run.start), sink);
                 self.request_ended(client, id, now);
+                self.release_cancels(id, now, sink);
                 self.at_rest(id, now, sink);
                 // What follows in these bytes, if anything, belongs to nobody or to the next
                 // client.
@@ -118,8 +123,11 @@ impl Core {
                     .and_then(|server| server.client())
                     .map(crate::ids::Conn::Client);
             }
-            server::State::Linked { client } => self.unstall(client),
-            _ => {}
+            server::State::Linked { client } => {
+                self.release_cancels(id, now, sink);
+                self.unstall(client);
+            }
+            _ => self.release_cancels(id, now, sink),
         }
     }
 

@@ -321,7 +321,6 @@ impl Core {
         sink: &mut dyn Sink,
     ) {
         self.emit_synthetic(id, run, at, sink);
-        self.release_cancels(id, now, sink);
         self.at_idle_point(id, run, at, now, sink);
     }
 
