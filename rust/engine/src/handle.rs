@@ -21,13 +21,25 @@ use crate::engine::{Engine, Place, clock};
 use crate::epoll::Epoll;
 use crate::listen::Listener;
 use crate::post::Post;
-use crate::ring::{self, Command, CommandSender, EventReceiver};
+use crate::ring::{self, Command, CommandSender, EventReceiver, EventSender};
 use crate::settings::{self, Parse, Passwords, StartError};
 use crate::signals::Blocked;
+use crate::uring::Uring;
+
+/// The way an engine asks the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backend {
+    /// Readiness: works on every Linux.
+    Epoll,
+    /// Completions: less CPU a query, where [`probe`](crate::probe) finds nothing missing.
+    Uring,
+}
 
 /// What an engine is started with.
 #[derive(Debug)]
 pub struct Setup {
+    /// The way to ask the kernel.
+    pub backend: Backend,
     /// Where clients arrive, by the supervisor's ids.
     pub listeners: Vec<(u32, Listener)>,
     /// The page, as this worker.
@@ -105,8 +117,37 @@ enum Thread {
 struct Start {
     config: Config,
     seed: [u8; 32],
-    driver: Epoll,
+    driver: AnyDriver,
     place: Place,
+}
+
+/// One of the drivers, until the thread runs that is made for it.
+#[derive(Debug)]
+enum AnyDriver {
+    Epoll(Box<Epoll>),
+    Uring(Box<Uring>),
+}
+
+impl AnyDriver {
+    fn new(
+        backend: Backend,
+        wake: BorrowedFd<'_>,
+        post: Post,
+        listeners: Vec<(u32, Listener)>,
+    ) -> io::Result<Self> {
+        Ok(match backend {
+            Backend::Epoll => {
+                let mut driver = Epoll::new(wake, post)?;
+                driver.set_listeners(listeners)?;
+                Self::Epoll(Box::new(driver))
+            }
+            Backend::Uring => {
+                let mut driver = Uring::new(wake, post)?;
+                driver.set_listeners(listeners)?;
+                Self::Uring(Box::new(driver))
+            }
+        })
+    }
 }
 
 /// Ends the process when it is dropped by a panic.
@@ -126,6 +167,17 @@ fn run_or_abort(start: Start) {
     let shared = Arc::clone(&place.shared);
     let home = Home { ledger: place.ledger.clone(), incarnation: place.incarnation, seed };
     let core = Core::new(config, place.epoch, home, clock());
+    let events = match driver {
+        AnyDriver::Epoll(driver) => run(core, *driver, place),
+        AnyDriver::Uring(driver) => run(core, *driver, place),
+    };
+    // The reader looks whether the engine has ended whenever the bell rings.
+    shared.finished.store(true, Ordering::Release);
+    events.ring();
+}
+
+/// Runs an engine to its end; the ring to Python is left.
+fn run(core: Core, driver: impl Driver, place: Place) -> EventSender {
     let mut engine = Engine::new(core, driver, place);
     let outcome = engine.run();
     let mut events = engine.into_events();
@@ -133,19 +185,17 @@ fn run_or_abort(start: Start) {
         let text = format!("the engine's loop has failed: {error}");
         events.send(Event::Log { level: Level::Error, text });
     }
-    // The reader looks whether the engine has ended whenever the bell rings.
-    shared.finished.store(true, Ordering::Release);
-    events.ring();
+    events
 }
 
 impl Handle {
     /// Makes an engine that does nothing yet; commands and its event descriptor work already.
     ///
     /// # Errors
-    /// The settings do not fit, the process is out of descriptors, or a descriptor is of a wrong
-    /// kind.
+    /// The settings do not fit, the process is out of descriptors, a descriptor is of a wrong kind,
+    /// or the kernel lacks what the backend needs.
     pub fn new(setup: Setup) -> Result<Self, StartError> {
-        let Setup { listeners, ledger, incarnation, epoch, settings, parse, post } = setup;
+        let Setup { backend, listeners, ledger, incarnation, epoch, settings, parse, post } = setup;
         let (events_in, events) = ring::events()?;
         let (commands, commands_out) = ring::commands()?;
         let shared = Arc::new(Shared::default());
@@ -153,8 +203,7 @@ impl Handle {
         shared.passwords.keep(epoch, &config);
         let mut seed = [0_u8; 32];
         getrandom(&mut seed, GetRandomFlags::empty()).map_err(io::Error::from)?;
-        let mut driver = Epoll::new(commands_out.fd(), post)?;
-        driver.set_listeners(listeners)?;
+        let driver = AnyDriver::new(backend, commands_out.fd(), post, listeners)?;
         let place = Place {
             ledger: ledger.clone(),
             incarnation,
@@ -305,15 +354,16 @@ mod tests {
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-    use super::{Handle, Setup, StartError};
+    use super::{Backend, Handle, Setup, StartError};
     use crate::listen::Listener;
     use crate::page::Page;
     use crate::testbed::{memory, parse, posts};
 
-    fn setup() -> (Setup, TcpListener) {
+    fn setup(backend: Backend) -> (Setup, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let copy = Listener::new(listener.try_clone().unwrap().into(), false).unwrap();
         let setup = Setup {
+            backend,
             listeners: vec![(1, copy)],
             ledger: Page::create(4).unwrap().ledger(0).unwrap(),
             incarnation: 7,
@@ -325,14 +375,14 @@ mod tests {
         (setup, listener)
     }
 
-    fn handle() -> (Handle, TcpListener) {
-        let (setup, listener) = setup();
+    fn handle(backend: Backend) -> (Handle, TcpListener) {
+        let (setup, listener) = setup(backend);
         (Handle::new(setup).unwrap(), listener)
     }
 
     #[test]
     fn settings_that_do_not_fit_are_refused_with_their_reason() {
-        let (setup, _listener) = setup();
+        let (setup, _listener) = setup(Backend::Epoll);
         let wrong = Handle::new(Setup { settings: memory("nonsense"), ..setup }).unwrap_err();
         assert!(matches!(wrong, StartError::Settings(why) if why.contains("nonsense")));
     }
@@ -340,7 +390,7 @@ mod tests {
     #[test]
     fn a_started_engine_shows_itself_on_the_page_and_disappears_when_it_drains() {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let (setup, _listener) = setup();
+        let (setup, _listener) = setup(Backend::Epoll);
         let ledger = setup.ledger.clone();
         let handle = Handle::new(setup).unwrap();
         assert!(!ledger.worker_view(0).alive);
@@ -374,7 +424,7 @@ mod tests {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         // Threads on their way out, whose mask the kernel shows as empty.
         let others = engine_threads();
-        let (handle, _listener) = handle();
+        let (handle, _listener) = handle(Backend::Epoll);
         assert!(!handle.is_finished() && handle.heartbeat() == 0);
         handle.start().unwrap();
         handle.start().unwrap();
@@ -395,7 +445,13 @@ mod tests {
     #[test]
     fn a_stop_rings_the_bell_when_the_engine_has_ended_and_later_commands_do_nothing() {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let (handle, listener) = handle();
+        for backend in [Backend::Epoll, Backend::Uring] {
+            stop_with_a_client(backend);
+        }
+    }
+
+    fn stop_with_a_client(backend: Backend) {
+        let (handle, listener) = handle(backend);
         handle.start().unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         handle.stop_now().unwrap();

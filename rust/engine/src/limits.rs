@@ -7,6 +7,32 @@ pub(crate) const RECEIVE_BYTES: usize = 64 * 1024;
 pub(crate) const RECEIVES_PER_TURN: u8 = 4;
 /// Receives from a server whose sending side broke, to save its last words (its FATAL message).
 pub(crate) const LAST_WORDS_RECEIVES: u8 = 16;
+/// Blocks of the io_uring driver, a power of two: with `BUFFER_BYTES` 4 MiB a worker, of which only
+/// what traffic has touched costs memory.
+pub(crate) const BUFFERS: u16 = 256;
+/// Bytes of a block: most messages fit, and a large result takes four operations for each 64 KiB.
+pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
+/// Ranges that may stay in their blocks beyond a turn, since their peer is slow or reading is
+/// paused; far below `BUFFERS`, so that the others never run out of blocks.
+pub(crate) const BUFFERS_KEPT_MAX: usize = 64;
+/// Bytes received in one turn, from all connections together: then they are sent before more is
+/// taken, so that a flood neither fills a queue nor takes all blocks.
+pub(crate) const TURN_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of a send that waits for room: few enough that a queue is seen to shrink, enough that a
+/// large result takes few of them.
+pub(crate) const FLIGHT_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of several pieces that are copied together, since that is cheaper than a list of them.
+pub(crate) const GATHER_BYTES_MAX: usize = 2 * 1024;
+/// Vectors kept to be used again for bytes of our own.
+pub(crate) const SPARES_MAX: usize = 64;
+/// Entries submitted at a time; more take another system call.
+pub(crate) const SUBMISSIONS_MAX: u32 = 1_024;
+/// Completions that the kernel holds ready without allocating.
+pub(crate) const COMPLETIONS_MAX: u32 = 8_192;
+/// Waits for operations to end when the driver ends, and how long each is, in milliseconds.
+pub(crate) const END_ROUNDS_MAX: usize = 100;
+/// See `END_ROUNDS_MAX`.
+pub(crate) const END_WAIT_MS: u64 = 20;
 /// Bytes queued towards a connection above which the core is told to pause the other side.
 pub(crate) const QUEUE_HIGH: usize = 256 * 1024;
 /// Bytes queued below which it is told to go on; far from the former, so that it does not flutter.

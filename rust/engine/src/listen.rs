@@ -130,6 +130,11 @@ impl Listeners {
         }
     }
 
+    /// Whether clients of a listener come through a Unix-domain socket; `None` if it is not known.
+    pub(crate) fn is_unix(&self, id: u32) -> Option<bool> {
+        self.list.iter().find(|(each, _)| *each == id).map(|(_, listener)| listener.unix)
+    }
+
     /// Nobody waits any more: what goes wrong next is news again.
     pub(crate) fn end_episode(&mut self) {
         self.in_episode = false;

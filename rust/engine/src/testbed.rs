@@ -1,14 +1,15 @@
-//! A test bed: the loop with its epoll driver, run turn by turn, and a scripted core.
+//! A test bed: the loop with one of its drivers, run turn by turn, and a scripted core.
 //!
 //! The script notes what it is told in the order in which it is told, and reacts as a test says.
-//! Tests wait for conditions by running turns, never by sleeping. Next on the path: `tests.rs`,
-//! `tests_ends.rs`, `tests_mail.rs`.
+//! Tests wait for conditions by running turns, never by sleeping, and do not know which driver
+//! runs: each is there once for every driver. Next on the path: `tests.rs`, `tests_ends.rs`,
+//! `tests_mail.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ use crate::driver::Driver;
 use crate::engine::{Engine, Place, clock};
 use crate::epoll::Epoll;
 use crate::handle::Shared;
+use crate::limits::RECEIVE_BYTES;
 use crate::listen::Listener;
 use crate::page::Page;
 use crate::post::Post;
@@ -178,9 +180,51 @@ impl Protocol for Script {
     }
 }
 
+/// What tests look at that the loop does not.
+pub(crate) trait Inspect: Driver + Sized {
+    /// Bytes that one turn may add to a queue before the core can have it stop.
+    fn turn_bytes(&self) -> usize;
+    /// A driver.
+    fn create(wake: BorrowedFd<'_>, post: Post) -> io::Result<Self>;
+    /// A connection's socket.
+    fn fd(&mut self, conn: Conn) -> BorrowedFd<'_>;
+    /// Bytes that wait for a connection.
+    fn queued(&mut self, conn: Conn) -> usize;
+    /// Whether nothing is left to be done but what the kernel will report.
+    fn is_at_rest(&mut self) -> bool;
+    /// Whether no received byte is in the driver's hands.
+    fn holds_nothing(&self) -> bool;
+    /// As the driver's own look at dead links, with another patience.
+    fn look_for_dead_links(&mut self, retransmits: u8);
+}
+
+impl Inspect for Epoll {
+    fn turn_bytes(&self) -> usize {
+        RECEIVE_BYTES
+    }
+    fn create(wake: BorrowedFd<'_>, post: Post) -> io::Result<Self> {
+        Self::new(wake, post)
+    }
+    fn fd(&mut self, conn: Conn) -> BorrowedFd<'_> {
+        self.table.get(conn).unwrap().fd.as_fd()
+    }
+    fn queued(&mut self, conn: Conn) -> usize {
+        self.table.get(conn).unwrap().queued()
+    }
+    fn is_at_rest(&mut self) -> bool {
+        true
+    }
+    fn holds_nothing(&self) -> bool {
+        self.buffer.is_some()
+    }
+    fn look_for_dead_links(&mut self, retransmits: u8) {
+        self.give_up_unreachable(retransmits);
+    }
+}
+
 /// An engine around a script, with one TCP listener, whose id is 1.
-pub(crate) struct Bed {
-    pub(crate) engine: Engine<Script, Epoll>,
+pub(crate) struct Bed<D> {
+    pub(crate) engine: Engine<Script, D>,
     pub(crate) commands: CommandSender,
     pub(crate) events: EventReceiver,
     pub(crate) shared: Arc<Shared>,
@@ -188,7 +232,7 @@ pub(crate) struct Bed {
     pub(crate) listener: TcpListener,
 }
 
-impl Bed {
+impl<D: Inspect> Bed<D> {
     /// A bed whose script reacts like this.
     pub(crate) fn new(
         react: impl FnMut(&Told, Option<Chunk<'_>>, &mut dyn Sink) + 'static,
@@ -218,7 +262,7 @@ impl Bed {
         let (events_in, events) = ring::events().unwrap();
         let (commands, commands_out) = ring::commands().unwrap();
         let shared = Arc::new(Shared::default());
-        let mut driver = Epoll::new(commands_out.fd(), post).unwrap();
+        let mut driver = D::create(commands_out.fd(), post).unwrap();
         let copy = Listener::new(listener.try_clone().unwrap().into(), false).unwrap();
         driver.set_listeners(vec![(1, copy)]).unwrap();
         let script = Script {
@@ -242,6 +286,13 @@ impl Bed {
         let engine = Engine::new(script, driver, place);
         ledger.begin(1);
         Self { engine, commands, events, shared, ledger, listener }
+    }
+
+    /// Gives the listener up and takes it again.
+    pub(crate) fn listen_anew(&mut self) {
+        self.engine.parts().1.stop_listening();
+        let copy = Listener::new(self.listener.try_clone().unwrap().into(), false).unwrap();
+        self.engine.parts().1.set_listeners(vec![(1, copy)]).unwrap();
     }
 
     /// A new client's socket, non-blocking.
@@ -273,23 +324,31 @@ impl Bed {
         self.until(|bed| bed.count(told) > 0);
     }
 
-    /// Runs turns until nothing is ready, and tells how many that took: a spinning loop fails.
+    /// Runs turns until nothing is ready; a spinning loop fails.
     pub(crate) fn settle(&mut self) {
         for _ in 0..100 {
             let driver = self.engine.parts().1;
             driver.wait(0).unwrap();
-            let Some(completion) = driver.next(clock()) else { return };
+            let Some(completion) = driver.next(clock()) else {
+                if driver.is_at_rest() {
+                    return;
+                }
+                continue;
+            };
             self.engine.dispatch(completion);
             self.engine.complete();
         }
         panic!("the loop spins; told: {:?}", self.summary());
     }
 
-    /// Whether epoll has nothing to report: the loop would sleep.
+    /// Whether the driver has nothing to tell: the loop would sleep.
     pub(crate) fn is_quiet(&mut self) -> bool {
         let driver = self.engine.parts().1;
-        driver.wait(0).unwrap();
-        driver.poller.next().is_none()
+        (0..100).any(|_| {
+            driver.wait(0).unwrap();
+            assert!(driver.next(clock()).is_none(), "something is told");
+            driver.is_at_rest()
+        })
     }
 
     /// Runs turns while reading exactly this many bytes.

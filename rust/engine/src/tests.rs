@@ -1,4 +1,4 @@
-//! What the loop and the epoll driver promise, over real sockets; how connections end is in
+//! What the loop and its drivers promise, over real sockets; how connections end is in
 //! `tests_ends.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,12 +9,14 @@ use std::rc::Rc;
 use proxy_core::event::{Event, Level};
 use rustix::net::sockopt;
 
+use super::Bed;
 use crate::engine::clock;
-use crate::limits::{KEEPALIVE_IDLE_S, QUEUE_HIGH, RECEIVE_BYTES};
+use crate::limits::{KEEPALIVE_IDLE_S, QUEUE_HIGH};
 use crate::post::{Incoming, Post};
 use crate::ring::Command;
 use crate::testbed::{
-    Bed, LARGE, Told, client, client_id, echo, mailbox, pattern, relay, send, server, tcp_server,
+    Inspect, LARGE, Told, client, client_id, echo, mailbox, pattern, relay, send, server,
+    tcp_server,
 };
 
 #[test]
@@ -86,10 +88,12 @@ fn a_flood_from_a_server_stops_at_the_queue_limit_and_loses_nothing() {
     let writer = std::thread::spawn(move || std::io::Write::write_all(&mut far, &flood).unwrap());
     bed.until_told(&Told::Congested(client(0)));
     bed.settle();
-    let queued = bed.engine.parts().1.table.get(client(0)).unwrap().queued();
-    assert!(queued <= QUEUE_HIGH + RECEIVE_BYTES, "{queued} bytes are queued");
+    let queued = bed.engine.parts().1.queued(client(0));
+    assert!(queued <= QUEUE_HIGH + bed.engine.parts().1.turn_bytes(), "{queued} bytes are queued");
     assert!(bed.read(&mut near, sent.len()) == sent, "the bytes differ");
     writer.join().unwrap();
+    bed.settle();
+    assert!(bed.engine.parts().1.holds_nothing(), "a buffer is lost");
 }
 
 #[test]
@@ -159,7 +163,7 @@ fn an_accepted_client_does_not_delay_small_messages_and_is_probed_when_idle() {
     let mut bed = Bed::new(echo);
     let _near = bed.client();
     bed.until_told(&Told::Accept(client_id(0)));
-    let fd = &bed.engine.parts().1.table.get(client(0)).unwrap().fd;
+    let fd = bed.engine.parts().1.fd(client(0));
     assert!(sockopt::tcp_nodelay(fd).unwrap() && sockopt::socket_keepalive(fd).unwrap());
     assert_eq!(sockopt::tcp_keepidle(fd).unwrap().as_secs(), KEEPALIVE_IDLE_S);
 }
@@ -202,8 +206,10 @@ fn leave_one_descriptor() {
 
 /// Runs a test of this file that would disturb others.
 fn run_in_a_process_of_its_own(test: &str) {
+    let module = module_path!().strip_prefix("engine::").unwrap();
+    let name = format!("{module}::{test}");
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", &format!("tests::{test}"), "--test-threads=1"])
+        .args(["--ignored", "--exact", &name, "--test-threads=1"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -219,6 +225,8 @@ fn child_out_of_descriptors() {
     bed.write(&mut first, b"a");
     assert_eq!(bed.read(&mut first, 1), b"a");
     let waiting: Vec<_> = (0..3).map(|_| bed.client()).collect();
+    // The kernel remembers the limit of the time when it was told to accept.
+    bed.listen_anew();
     leave_one_descriptor();
     bed.until(|bed| bed.counter("engine_accept_pauses") > 0);
     bed.settle();

@@ -4,11 +4,12 @@
 use proxy_core::ids::{CancellerId, Conn};
 use proxy_core::sink::{Address, Gone};
 
+use super::Bed;
 use crate::driver::Driver;
 use crate::engine::clock;
 use crate::limits::{LINGER_MS, RECEIVE_BYTES};
 use crate::testbed::{
-    Bed, LARGE, Told, client, client_id, echo, pattern, relay, reset, server, tcp_server,
+    Inspect, LARGE, Told, client, client_id, echo, pattern, relay, reset, server, tcp_server,
     unix_server,
 };
 
@@ -234,7 +235,7 @@ fn a_server_behind_a_dead_link_is_given_up_and_one_that_only_does_not_read_is_ke
     drop_all_packets(&behind_dead_link);
     bed.write(&mut near, b"go");
     bed.until(|bed| {
-        bed.engine.parts().1.give_up_unreachable(2);
+        bed.engine.parts().1.look_for_dead_links(2);
         bed.told().iter().any(|told| matches!(told, Told::Gone(..)))
     });
     assert_eq!(bed.told().last(), Some(&Told::Gone(server(1, 1), Some(Gone::Unreachable))));

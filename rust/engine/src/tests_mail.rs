@@ -9,12 +9,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
+use super::Bed;
 use crate::driver::{Completion, Driver};
 use crate::limits::{MAIL_BYTES_MAX, MAILS_PER_TURN, WAIT_MS_MAX};
 use crate::post::{Incoming, Post};
 use crate::ring::Command;
 use crate::testbed::{
-    Bed, LARGE, Told, client, client_id, echo, mailbox, memory, pattern, send, server,
+    LARGE, Told, client, client_id, echo, mailbox, memory, pattern, send, server,
 };
 use proxy_core::event::{Event, Level};
 use proxy_core::ids::Conn;

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use engine::{Handle, Listener, Post, Setup, StartError, duplicate};
+use engine::{Backend, Handle, Listener, Post, Setup, StartError, duplicate};
 use proxy_core::config::Config;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -60,6 +60,7 @@ impl Engine {
             .collect::<io::Result<Vec<_>>>()?;
         let outboxes = outboxes.into_iter().map(duplicate).collect::<io::Result<Vec<_>>>()?;
         let setup = Setup {
+            backend: Backend::Epoll,
             listeners,
             ledger: page.ledger(worker)?,
             incarnation,

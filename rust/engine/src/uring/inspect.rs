@@ -1,0 +1,44 @@
+//! What tests look at in the io_uring driver. Next on the path: `testbed.rs`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use proxy_core::ids::Conn;
+
+use super::{Uring, probe};
+use crate::limits::{BUFFER_BYTES, TURN_BYTES_MAX};
+use crate::post::Post;
+use crate::testbed::Inspect;
+
+impl Inspect for Uring {
+    fn turn_bytes(&self) -> usize {
+        TURN_BYTES_MAX + BUFFER_BYTES
+    }
+    fn create(wake: BorrowedFd<'_>, post: Post) -> io::Result<Self> {
+        assert_eq!(probe(), Ok(()), "these tests need io_uring");
+        Self::new(wake, post)
+    }
+    fn fd(&mut self, conn: Conn) -> BorrowedFd<'_> {
+        self.find(conn).unwrap().1.fd.as_fd()
+    }
+    fn queued(&mut self, conn: Conn) -> usize {
+        self.find(conn).unwrap().1.queue.bytes
+    }
+    fn is_at_rest(&mut self) -> bool {
+        !self.has_more() && self.dirty.is_empty() && self.starving.is_empty() && self.is_served()
+    }
+    fn holds_nothing(&self) -> bool {
+        self.pool.is_whole()
+    }
+    fn look_for_dead_links(&mut self, retransmits: u8) {
+        self.give_up_unreachable(retransmits);
+    }
+}
+
+impl Uring {
+    /// The kernel waits for the bells, and for clients as far as it shall.
+    fn is_served(&self) -> bool {
+        self.wake_watched && (self.inbox_watched || self.inbox_ended) && self.acceptor.is_armed()
+    }
+}

@@ -1,0 +1,195 @@
+//! Sending with the io_uring driver.
+//!
+//! At the end of a turn each queue leaves as one send that does not wait, straight from the
+//! received blocks; it is over when the system call returns. What the kernel does not take then is
+//! kept in its blocks if few are, else copied, and goes out with sends that wait for room, one at a
+//! time. Next on the path: `ending.rs`.
+
+use std::os::fd::AsFd;
+use std::ptr;
+
+use rustix::io::Errno;
+
+use super::buffers::Chunk;
+use super::socket::{Flags, SocketId};
+use super::{Note, Uring};
+use crate::driver::Completion;
+use crate::limits::{FLIGHT_BYTES_MAX, GATHER_BYTES_MAX, QUEUE_HIGH, QUEUE_LOW, SLICES_PER_SEND};
+use crate::net;
+
+/// A message header and its list, which stay where they are until the kernel has read them.
+#[derive(Debug)]
+struct Envelope {
+    header: libc::msghdr,
+    list: [libc::iovec; SLICES_PER_SEND],
+}
+
+// SAFETY: its pointers are used by the kernel only, during one system call of one thread.
+#[allow(unsafe_code)]
+unsafe impl Send for Envelope {}
+
+/// The envelopes of one turn, to be used again in the next.
+#[derive(Debug, Default)]
+pub(crate) struct Envelopes {
+    #[expect(clippy::vec_box, reason = "they may not move while the list grows")]
+    list: Vec<Box<Envelope>>,
+    used: usize,
+}
+
+impl Envelopes {
+    /// The kernel has read them all.
+    pub(crate) const fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    fn fill(&mut self, slices: &[&[u8]]) -> *const libc::msghdr {
+        if self.used == self.list.len() {
+            // SAFETY: for both structures all zeroes are valid: null pointers and empty lists.
+            #[allow(unsafe_code)]
+            let envelope = unsafe { std::mem::zeroed() };
+            self.list.push(Box::new(envelope));
+        }
+        let number = self.used;
+        self.used += 1;
+        let Some(envelope) = self.list.get_mut(number) else { return ptr::null() };
+        for (place, slice) in envelope.list.iter_mut().zip(slices) {
+            place.iov_base = slice.as_ptr().cast_mut().cast();
+            place.iov_len = slice.len();
+        }
+        envelope.header.msg_iov = envelope.list.as_mut_ptr();
+        envelope.header.msg_iovlen = slices.len() as _;
+        &raw const envelope.header
+    }
+}
+
+impl Uring {
+    /// Something has been queued: it is sent when the turn ends.
+    #[inline]
+    pub(super) fn queued(&mut self, id: SocketId) {
+        self.mark(id);
+        self.judge(id);
+    }
+
+    /// Tells the core of a queue that is long because the kernel does not take it.
+    #[inline]
+    fn judge(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        let stalled = socket.flags.any(Flags::STALLED | Flags::CONNECTING);
+        let open = !socket.flags.any(Flags::CONGESTED | Flags::CLOSED);
+        if stalled && open && socket.queue.bytes > QUEUE_HIGH {
+            socket.flags.set(Flags::CONGESTED);
+            self.notes.push_back(Note::Congested(socket.conn));
+        }
+    }
+
+    /// Sends what waits for this socket, unless a send is in flight.
+    #[inline]
+    pub(super) fn send_queued(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        if socket.queue.bytes == 0 || socket.flags.any(Flags::BROKEN) {
+            return;
+        }
+        if socket.queue.flying > 0 || socket.flags.any(Flags::CONNECTING) {
+            self.settle(id);
+            return;
+        }
+        let patient = socket.flags.any(Flags::STALLED);
+        if patient {
+            self.settle(id);
+        } else if socket.queue.count() > 1 && socket.queue.bytes <= GATHER_BYTES_MAX {
+            self.pieces.gather(&mut socket.queue, &mut self.pool);
+        }
+        self.launch(id, patient);
+    }
+
+    /// Starts a send of the first pieces. A patient one waits until the kernel has taken all of it.
+    fn launch(&mut self, id: SocketId, patient: bool) {
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        let limit = if patient { FLIGHT_BYTES_MAX } else { usize::MAX };
+        let flags = if patient { libc::MSG_WAITALL } else { libc::MSG_DONTWAIT };
+        let flags = flags | libc::MSG_NOSIGNAL;
+        let mut list: [&[u8]; SLICES_PER_SEND] = [&[]; SLICES_PER_SEND];
+        let (mut used, mut bytes) = (0, 0);
+        for (place, slice) in list.iter_mut().zip(self.pieces.slices(&socket.queue, &self.pool)) {
+            if bytes == limit {
+                break;
+            }
+            *place = slice.get(..slice.len().min(limit - bytes)).unwrap_or_default();
+            bytes += place.len();
+            used += 1;
+        }
+        let list = list.get(..used).unwrap_or_default();
+        // SAFETY: the pieces are in flight from here on: they stay where they are, and their blocks
+        // are not the kernel's to fill, until `handle_sent`. An envelope is used again only after
+        // the system call that submits it.
+        #[allow(unsafe_code)]
+        unsafe {
+            match list {
+                [] => return,
+                [one] => self.ring.send(socket.fd.as_fd(), one, flags, id),
+                many => {
+                    let header = self.envelopes.fill(many);
+                    self.ring.sendmsg(socket.fd.as_fd(), header, flags, id);
+                }
+            }
+        }
+        socket.queue.flying = u32::try_from(used).unwrap_or(u32::MAX);
+        socket.queue.flight = bytes;
+        self.counters.sends += 1;
+    }
+
+    /// A send is over.
+    #[inline]
+    pub(super) fn handle_sent(&mut self, id: SocketId, result: i32) -> Option<Completion<Chunk>> {
+        let socket = self.sockets.get_mut(id)?;
+        socket.flags.clear(Flags::SEND_ENDS);
+        let flight = std::mem::take(&mut socket.queue.flight);
+        let sent = usize::try_from(result);
+        self.pieces.advance(&mut socket.queue, sent.unwrap_or(0), &mut self.pool);
+        if socket.flags.any(Flags::BROKEN) {
+            self.pieces.clear(&mut socket.queue, &mut self.pool);
+            self.leave(id);
+            return None;
+        }
+        match sent {
+            Ok(sent) if sent >= flight => {}
+            Ok(_) => socket.flags.set(Flags::STALLED),
+            Err(_) => match Errno::from_raw_os_error(-result) {
+                Errno::AGAIN => socket.flags.set(Flags::STALLED),
+                Errno::INTR => {}
+                error => return self.break_off(id, net::loss(error)),
+            },
+        }
+        if socket.queue.bytes < QUEUE_LOW && socket.flags.any(Flags::CONGESTED) {
+            socket.flags.clear(Flags::CONGESTED);
+            self.notes.push_back(Note::Drained(socket.conn));
+        }
+        if socket.queue.bytes > 0 {
+            if socket.flags.any(Flags::STALLED) {
+                self.settle(id);
+            }
+            self.mark(id);
+            return None;
+        }
+        if socket.flags.any(Flags::STALLED) {
+            socket.flags.clear(Flags::STALLED);
+            if socket.flags.any(Flags::CLOSED) {
+                socket.flags.set(Flags::TALKING);
+            }
+        }
+        socket.finish();
+        if socket.flags.any(Flags::CLOSED) {
+            self.delivered(id);
+        }
+        None
+    }
+
+    /// Bytes wait for a peer: few of them may keep their blocks, and the core hears if they are
+    /// many.
+    fn settle(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        let copied = self.pieces.settle(&socket.queue, &mut self.pool);
+        self.counters.spilled_bytes += copied as u64;
+        self.judge(id);
+    }
+}
