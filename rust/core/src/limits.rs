@@ -37,7 +37,7 @@ pub const CANCEL_TIMEOUT_MS: u64 = 10_000;
 pub const EXCESS_IDLE_MS: u64 = 5_000;
 /// A client's cancel waits until its request has been on its way to the server for this long, in
 /// milliseconds: a signal that finds a backend which has not read the request yet does nothing.
-pub const CANCEL_SETTLE_MS: u64 = 20;
+pub const CANCEL_SETTLE_MS: u64 = 50;
 /// CancelRequests forwarded at a time; more are dropped, as a busy server would.
 pub const CANCELLERS_MAX: usize = 256;
 /// CancelRequests on their way to one server; more say nothing new.
