@@ -11,8 +11,8 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,26 +103,16 @@ class Postgres:
         command += [f"-c{name}={value}" for name, value in given.items()]
         self._child = Child("PostgreSQL", command, self.folder, self.log_path, **account)
         self._child.wait_until(self._accepts, START_S)
-        with closing(self.connect("postgres")) as connection, connection.cursor() as cursor:
+        with self.cursor("postgres") as cursor:
             cursor.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{self.password}'")
             cursor.execute(f"CREATE DATABASE {USER} OWNER {USER}")
 
     def _initialise(self) -> None:
         command = [str(self.binaries / "initdb"), "-D", str(self._data), "-U", "postgres"]
         command += ["-A", "trust", "--no-sync", "--encoding=UTF8", "--locale=C"]
-        with self.log_path.open("ab") as log:
-            code = subprocess.run(  # noqa: S603 - a program that was looked for
-                command,
-                check=False,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                timeout=START_S,
-                **server_account(),
-            ).returncode
-        if code != 0:
-            text = f"initdb ended with {code}; the end of {self.log_path}:\n"
-            raise OperatorError(text + tail(self.log_path), exitcodes.UNAVAILABLE)
+        initdb = Child("initdb", command, self.folder, self.log_path, **server_account())
+        self._child = initdb
+        initdb.wait_until(lambda: initdb.process.poll() == 0, START_S)
         (self._data / "pg_hba.conf").write_text(_HBA)
 
     def _accepts(self) -> bool:
@@ -142,6 +132,26 @@ class Postgres:
         )
         connection.autocommit = True
         return connection
+
+    @contextmanager
+    def cursor(self, database: str = USER) -> Iterator[psycopg2.extensions.cursor]:
+        """Give a cursor of the superuser; each statement is a transaction of its own.
+
+        Raises ``OperatorError`` (69), with the end of the log, if the server fails it.
+        """
+        import psycopg2
+
+        try:
+            with closing(self.connect(database)) as connection, connection.cursor() as cursor:
+                yield cursor
+        except psycopg2.Error as error:
+            line = str(error).strip().partition("\n")[0]
+            text = f"PostgreSQL failed: {line}; the end of its log:\n{tail(self.log_path)}"
+            raise OperatorError(text, exitcodes.UNAVAILABLE) from None
+
+    def ended(self) -> int | None:
+        """Return the exit code if the server has ended, else None."""
+        return None if self._child is None else self._child.process.poll()
 
     def stop(self) -> None:
         """Stop the server and end what its clients do; its data is not needed any more."""

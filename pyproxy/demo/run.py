@@ -6,14 +6,12 @@ Not here: the parts. Next on the path: ``../commands.py``.
 from __future__ import annotations
 
 import importlib.util
-import shutil
+import os
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,10 +19,11 @@ from types import FrameType
 import click
 
 from pyproxy import exitcodes
-from pyproxy.demo.binaries import reachable_by_all, server_account
+from pyproxy.demo.children import tail
 from pyproxy.demo.postgres import USER, Postgres
 from pyproxy.demo.service import Service
 from pyproxy.demo.storm import TABLE_SQL, Outcome, Storm
+from pyproxy.demo.surroundings import check_open_files, forget_foreign_settings, scratch_folder
 from pyproxy.demo.verdict import broken_promises, praise, table
 from pyproxy.errors import OperatorError
 
@@ -62,17 +61,27 @@ def run_demo(size: Size, *, once: bool) -> int:
     if importlib.util.find_spec("psycopg2") is None:
         text = "the demo's clients need psycopg2: pip install 'pyproxy[demo]'"
         raise OperatorError(text, exitcodes.UNAVAILABLE)
+    check_open_files(size.clients)
+    forget_foreign_settings(os.environ)
     try:
-        with _signals_end(), ExitStack() as stack:
-            stack.callback(_ignore_signals)
-            return _show(size, stack, once=once)
+        _let_signals_end()
+        with ExitStack() as stack:
+            try:
+                return _show(size, stack, once=once)
+            finally:
+                _ignore_signals()
     except _EndedError:
         click.echo("\nended before the verdict")
         return exitcodes.FINDINGS
+    except BrokenPipeError:
+        raise  # nobody reads what is told here any more
+    except OSError as error:
+        text = f"this machine refused it: {error}"
+        raise OperatorError(text, exitcodes.UNAVAILABLE) from None
 
 
 def _show(size: Size, stack: ExitStack, *, once: bool) -> int:
-    scratch = _make_scratch(stack)
+    scratch = stack.enter_context(scratch_folder("pyproxy-demo-"))
     server = _start_server(scratch, stack)
     service = _start_service(scratch, server, size, stack)
     direct = _storm("straight to PostgreSQL", server.url, size, server)
@@ -80,25 +89,14 @@ def _show(size: Size, stack: ExitStack, *, once: bool) -> int:
     click.echo(f"\n{table(direct, proxied)}\n")
     broken = broken_promises(proxied, size.servers)
     for promise in broken:
-        click.secho(f"broken: {promise}", fg="red")
+        _say(f"broken: {promise}", "red")
     if broken:
         click.echo(f"the end of the proxy's log:\n{service.log_tail()}")
     else:
-        click.secho(praise(proxied), fg="green")
+        _say(praise(proxied), "green")
     if not once:
-        _stay(service, size)
+        _stay(server, service, size)
     return exitcodes.FINDINGS if broken else exitcodes.OK
-
-
-def _make_scratch(stack: ExitStack) -> Path:
-    """Make a folder that the database's account can enter: it is another one if this is root."""
-    scratch = Path(tempfile.mkdtemp(prefix="pyproxy-demo-"))
-    stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-    scratch.chmod(0o755)
-    if server_account() and not reachable_by_all(scratch):
-        text = f"PostgreSQL does not run as root, and no other account can enter {scratch.parent};"
-        raise OperatorError(f"{text} set TMPDIR=/tmp", exitcodes.UNAVAILABLE)
-    return scratch
 
 
 def _start_server(scratch: Path, stack: ExitStack) -> Postgres:
@@ -108,7 +106,7 @@ def _start_server(scratch: Path, stack: ExitStack) -> Postgres:
     server = Postgres(folder)
     stack.callback(server.stop)
     server.start()
-    with closing(server.connect()) as connection, connection.cursor() as cursor:
+    with server.cursor() as cursor:
         cursor.execute(f"{TABLE_SQL}; ALTER TABLE visits OWNER TO {USER}")
     _tell(f"PostgreSQL {server.version}", server.url, began)
     return server
@@ -129,29 +127,36 @@ def _tell(what: str, url: str, began: float) -> None:
     click.echo(f"  {what:<22} psql {url}   ({time.monotonic() - began:.1f} s)")
 
 
+def _say(text: str, colour: str) -> None:
+    click.secho(text, fg=None if os.environ.get("NO_COLOR") else colour)
+
+
 def _storm(name: str, url: str, size: Size, server: Postgres) -> Outcome:
     storm = Storm(name, url, size.clients, size.seconds / 4)
     if not sys.stdout.isatty():
         click.echo(f"  a storm {name} …")
-        return storm.run(server, USER, lambda _: None)
+        return storm.run(server, lambda _: None)
     with click.progressbar(length=size.clients, label=f"  {name:<22}", show_eta=False) as bar:
-        return storm.run(server, USER, lambda done: bar.update(done - bar.pos))
+        return storm.run(server, lambda done: bar.update(done - bar.pos))
 
 
-def _stay(service: Service, size: Size) -> None:
-    """Show what the service does, once a second, until a signal or its end."""
+def _stay(server: Postgres, service: Service, size: Size) -> None:
+    """Show what the service does, once a second, until a signal or the end of either."""
     click.echo(f"\nIt stays up: use the addresses above. Settings: {service.config_path}")
     click.echo(f"Look inside: pyproxy status | pools | clients | servers -c {service.config_path}")
     click.echo("Ctrl-C ends it and removes everything.")
     try:
-        while service.ended() is None:
+        while service.ended() is None and server.ended() is None:
             if sys.stdout.isatty():
                 click.echo(f"\r\033[K{_live_line(service, size)}", nl=False)
             threading.Event().wait(LIVE_S)
     except _EndedError:
         click.echo("\nended")
         return
-    text = f"the proxy ended with {service.ended()}; the end of its log:\n{service.log_tail()}"
+    who, code, log_path = "the proxy", service.ended(), service.log_path
+    if code is None:
+        who, code, log_path = "PostgreSQL", server.ended(), server.log_path
+    text = f"{who} ended with {code}; the end of its log:\n{tail(log_path)}"
     raise OperatorError(text, exitcodes.UNAVAILABLE)
 
 
@@ -167,24 +172,18 @@ def _live_line(service: Service, size: Size) -> str:
     )
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    raise _EndedError
-
-
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextmanager
-def _signals_end() -> Iterator[None]:
-    """Let the signals that ask for an end raise ``_EndedError``, and put them back afterwards."""
-    before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {
-        each: signal.signal(each, _end) for each in _ENDING
-    }
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+def _end(_number: int, _frame: FrameType | None) -> None:
+    _ignore_signals()
+    raise _EndedError
+
+
+def _let_signals_end() -> None:
+    """Let the first signal that asks for an end raise ``_EndedError``; further ones do nothing."""
+    for each in _ENDING:
+        signal.signal(each, _end)
 
 
 def _ignore_signals() -> None:

@@ -3,31 +3,35 @@
 They stay as a serverless function does that waits for its next call: connected, and idle. Clients
 come at a fixed rate, whatever becomes of those before them, and a client's time counts from the
 moment it was meant to come (a slow server cannot hide behind clients that wait to start); its stay
-does not count. Not here: what is made of the figures (``verdict.py``). Next on the path:
-``verdict.py``.
+does not count. Not here: what the server knows of it (``census.py``), what is made of the figures.
+Next on the path: ``verdict.py``.
 """
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from pyproxy import exitcodes
+from pyproxy.demo.census import Census
 from pyproxy.demo.postgres import Postgres
+from pyproxy.errors import OperatorError
+
+if TYPE_CHECKING:
+    import psycopg2.extensions
 
 PATIENCE_S = 20.0
 """What the last client gets beyond its stay; whoever is not gone by then has failed."""
-CENSUS_S = 0.02
-"""How often the server's connections are counted."""
 _STACK_BYTES = 512 * 1024
 """Stack of a client's thread: a thousand of them must not look like a leak."""
 
 TABLE_SQL = "CREATE TABLE visits (storm text, client int, PRIMARY KEY (storm, client))"
 _VISIT_SQL = "INSERT INTO visits VALUES (%s, %s) RETURNING storm, client"
-_CENSUS_SQL = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
-_KEPT_SQL = "SELECT count(*) FROM visits WHERE storm = %s"
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,16 @@ class Life:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a storm did; ``kept`` counts the rows that are there afterwards."""
+    """What a storm did.
+
+    ``confirmed`` counts the commits that clients were told of, ``kept`` those of them whose rows
+    are there afterwards.
+    """
 
     lives: list[Life]
     most_clients: int
     most_servers: int
+    confirmed: int
     kept: int
 
     @property
@@ -74,36 +83,41 @@ class Storm:
         self.clients = clients
         self.seconds = seconds
         self._lives: list[Life] = []
+        self._confirmed: set[int] = set()
+        self._unable = ""
         self._lock = threading.Lock()
         self._present = 0
         self._most_present = 0
         self._over = threading.Event()
 
-    def run(self, server: Postgres, user: str, progress: Callable[[int], None]) -> Outcome:
+    def run(self, server: Postgres, progress: Callable[[int], None]) -> Outcome:
         """Run it to its end; ``progress`` is told how many clients are done, ten times a second.
 
-        ``server`` is asked how many connections ``user`` has, and for the rows afterwards. Clients
-        that are not gone ``PATIENCE_S`` after the last one should be count as failed.
+        ``server`` is asked what it knows. Clients that are not gone ``PATIENCE_S`` after the last
+        one should be count as failed. Raises ``OperatorError`` (69) if the server or this machine
+        gives out.
         """
-        census: list[int] = [0]
-        counting = threading.Thread(target=self._count, args=(server, user, census), daemon=True)
-        counting.start()
+        census = Census(server, self.name)
+        census.start()
         threading.stack_size(_STACK_BYTES)
         threading.Thread(target=self._let_them_come, daemon=True).start()
         deadline = time.monotonic() + 2 * self.seconds + PATIENCE_S
         while len(self._lives) < self.clients and time.monotonic() < deadline:
+            if census.failed or self._unable:
+                break
             progress(len(self._lives))
             time.sleep(0.1)
         self._over.set()
-        counting.join()
         with self._lock:
             silent = self.clients - len(self._lives)
             lives = [*self._lives, *[Life(PATIENCE_S, f"no answer in {PATIENCE_S:g} s")] * silent]
+            confirmed = frozenset(self._confirmed)
+        if self._unable:
+            raise OperatorError(self._unable, exitcodes.UNAVAILABLE)
+        census.finish()
         progress(self.clients)
-        with closing(server.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute(_KEPT_SQL, (self.name,))
-            kept = int((cursor.fetchone() or (0,))[0])
-        return Outcome(lives, self._most_present, max(census), kept)
+        kept = len(confirmed & census.rows)
+        return Outcome(lives, self._most_present, census.most_servers, len(confirmed), kept)
 
     def _let_them_come(self) -> None:
         first = time.monotonic()
@@ -112,7 +126,12 @@ class Storm:
             time.sleep(max(0.0, moment - time.monotonic()))
             if self._over.is_set():
                 return
-            threading.Thread(target=self._live, args=(number, moment), daemon=True).start()
+            try:
+                threading.Thread(target=self._live, args=(number, moment), daemon=True).start()
+            except RuntimeError:
+                text = f"this account cannot have {self._present:,} threads and one more"
+                self._unable = f"{text} (ulimit -u); ask for fewer --clients"
+                return
 
     def _live(self, number: int, moment: float) -> None:
         with self._lock:
@@ -135,19 +154,24 @@ class Storm:
                 with connection, connection.cursor() as cursor:
                     cursor.execute(_VISIT_SQL, (self.name, number))
                     row = cursor.fetchone()
+                with self._lock:
+                    self._confirmed.add(number)
                 began = time.monotonic()
                 self._over.wait(self.seconds)
                 stayed_s = time.monotonic() - began
+                if _is_cut_off(connection):
+                    return stayed_s, "cut off while it stayed"
         except psycopg2.Error as error:
             return stayed_s, _first_line(error)
         right = row == (self.name, number)
         return stayed_s, "" if right else f"got somebody else's row: {row}"
 
-    def _count(self, server: Postgres, user: str, census: list[int]) -> None:
-        with closing(server.connect()) as connection, connection.cursor() as cursor:
-            while not self._over.wait(CENSUS_S):
-                cursor.execute(_CENSUS_SQL, (user,))
-                census.append(int((cursor.fetchone() or (0,))[0]))
+
+def _is_cut_off(connection: psycopg2.extensions.connection) -> bool:
+    """Return whether a connection at rest has something to read: only an end comes unasked."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _first_line(error: Exception) -> str:

@@ -23,11 +23,13 @@ def broken_promises(outcome: Outcome, servers: int) -> list[str]:
     """Return what the proxy did not keep; empty is good. ``servers`` is its limit."""
     found = []
     if outcome.errors:
-        found.append(f"{len(outcome.errors)} of {len(outcome.lives)} clients got no answer")
+        found.append(
+            f"{len(outcome.errors)} of {len(outcome.lives)} clients were refused or failed"
+        )
     if outcome.most_servers > servers:
         found.append(f"{outcome.most_servers} server connections, {servers} are the limit")
-    if outcome.kept != len(outcome.answered):
-        found.append(f"{len(outcome.answered)} commits were confirmed, {outcome.kept} are kept")
+    if outcome.kept != outcome.confirmed:
+        found.append(f"{outcome.confirmed} commits were confirmed, {outcome.kept} are kept")
     return found
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 from pyproxy.demo.storm import Life, Outcome
 from pyproxy.demo.verdict import broken_promises, percentile, praise, table
 
-GOOD = Outcome([Life(n / 1000) for n in range(1, 101)], most_clients=9, most_servers=5, kept=100)
+GOOD = Outcome(
+    [Life(n / 1000) for n in range(1, 101)], most_clients=9, most_servers=5, confirmed=100, kept=100
+)
 REFUSED = Outcome(
     [Life(0.001)] * 97 + [Life(0.5, "sorry, too many clients already")] * 3,
     most_clients=60,
     most_servers=50,
+    confirmed=97,
     kept=97,
 )
 
@@ -29,9 +32,9 @@ def test_a_storm_without_errors_within_the_limit_breaks_nothing() -> None:
 
 
 def test_an_error_a_connection_too_many_and_a_lost_commit_are_each_named() -> None:
-    assert broken_promises(REFUSED, servers=50) == ["3 of 100 clients got no answer"]
+    assert broken_promises(REFUSED, servers=50) == ["3 of 100 clients were refused or failed"]
     assert broken_promises(GOOD, servers=4) == ["5 server connections, 4 are the limit"]
-    lost = Outcome(GOOD.lives, 9, 5, kept=99)
+    lost = Outcome(GOOD.lives, 9, 5, confirmed=100, kept=99)
     assert broken_promises(lost, servers=5) == ["100 commits were confirmed, 99 are kept"]
 
 
@@ -43,6 +46,6 @@ def test_the_table_shows_both_sides_and_why_clients_failed() -> None:
 
 
 def test_a_storm_without_any_answer_has_no_percentiles() -> None:
-    nobody = Outcome([Life(20.0, "no answer")], 1, 0, 0)
+    nobody = Outcome([Life(20.0, "no answer")], 1, 0, 0, 0)
     assert table(nobody, nobody).count("-  ") >= 2
-    assert broken_promises(nobody, servers=5) == ["1 of 1 clients got no answer"]
+    assert broken_promises(nobody, servers=5) == ["1 of 1 clients were refused or failed"]
