@@ -36,6 +36,8 @@ mod sink;
 mod table;
 #[cfg(test)]
 mod testbed;
+#[cfg(test)]
+mod tests_both;
 mod uring;
 
 /// The tests of the loop, with the epoll driver.

@@ -21,8 +21,8 @@ pub(crate) const TURN_BYTES_MAX: usize = 512 * 1024;
 /// Bytes of a send that waits for room: few enough that a queue is seen to shrink, enough that a
 /// large result takes few of them.
 pub(crate) const FLIGHT_BYTES_MAX: usize = 128 * 1024;
-/// Bytes of several pieces that are copied together, since that is cheaper than a list of them.
-pub(crate) const GATHER_BYTES_MAX: usize = 2 * 1024;
+/// Mean bytes of pieces up to which they are copied together: that is cheaper than a list of them.
+pub(crate) const GATHER_BYTES_EACH: usize = 1024;
 /// Vectors kept to be used again for bytes of our own.
 pub(crate) const SPARES_MAX: usize = 64;
 /// Entries submitted at a time; more take another system call.

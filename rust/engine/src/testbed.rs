@@ -3,7 +3,7 @@
 //! The script notes what it is told in the order in which it is told, and reacts as a test says.
 //! Tests wait for conditions by running turns, never by sleeping, and do not know which driver
 //! runs: each is there once for every driver. Next on the path: `tests.rs`, `tests_ends.rs`,
-//! `tests_mail.rs`.
+//! `tests_mail.rs`, `tests_both.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};

@@ -89,7 +89,20 @@ impl Acceptor {
     }
 }
 
+/// The socket that an accept has brought, if any.
+fn accepted(done: &Done) -> Option<OwnedFd> {
+    let accepts = matches!(done.key, Key::Accept(..)) && done.result >= 0;
+    // SAFETY: the kernel has just made this descriptor for us.
+    #[allow(unsafe_code)]
+    accepts.then(|| unsafe { OwnedFd::from_raw_fd(done.result) })
+}
+
 impl Uring {
+    /// Closes whom the kernel has accepted when nobody is there for it any more.
+    pub(super) fn refuse(&self, done: &Done) {
+        drop(accepted(done));
+    }
+
     /// The kernel has accepted a client, or cannot any more.
     pub(super) fn handle_accepted(
         &mut self,
@@ -102,10 +115,7 @@ impl Uring {
             let arm = self.acceptor.armed.swap_remove(at);
             self.acceptor.wanted.push(arm);
         }
-        if done.result >= 0 {
-            // SAFETY: the kernel has just made this descriptor for us.
-            #[allow(unsafe_code)]
-            let fd = unsafe { OwnedFd::from_raw_fd(done.result) };
+        if let Some(fd) = accepted(&done) {
             let is_unix = || sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX);
             let unix = self.listeners.is_unix(listener).unwrap_or_else(is_unix);
             self.acceptor.clients.push_back((fd, unix));

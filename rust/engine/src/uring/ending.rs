@@ -156,7 +156,9 @@ impl Drop for Uring {
             if self.ring.enter(END_WAIT_MS).is_err() {
                 break;
             }
-            while self.ring.next().is_some() {}
+            while let Some(done) = self.ring.next() {
+                self.refuse(&done);
+            }
             if self.ring.outstanding() == 0 {
                 return;
             }

@@ -311,7 +311,7 @@ impl Uring {
         let Some(socket) = self.sockets.get_mut(id) else { return };
         let flags = socket.flags;
         match (socket.wants_bytes(), flags.any(Flags::ARMED)) {
-            (true, false) if self.pool.offered() > 0 => {
+            (true, false) if self.pool.offered() > self.arrived.len() => {
                 socket.flags.set(Flags::ARMED);
                 self.ring.recv(socket.fd.as_fd(), id);
             }

@@ -14,7 +14,7 @@ use super::buffers::Chunk;
 use super::socket::{Flags, SocketId};
 use super::{Note, Uring};
 use crate::driver::Completion;
-use crate::limits::{FLIGHT_BYTES_MAX, GATHER_BYTES_MAX, QUEUE_HIGH, QUEUE_LOW, SLICES_PER_SEND};
+use crate::limits::{FLIGHT_BYTES_MAX, GATHER_BYTES_EACH, QUEUE_HIGH, QUEUE_LOW, SLICES_PER_SEND};
 use crate::net;
 
 /// A message header and its list, which stay where they are until the kernel has read them.
@@ -94,10 +94,11 @@ impl Uring {
             return;
         }
         let patient = socket.flags.any(Flags::STALLED);
-        if patient {
-            self.settle(id);
-        } else if socket.queue.count() > 1 && socket.queue.bytes <= GATHER_BYTES_MAX {
+        let count = socket.queue.count() as usize;
+        if count > 1 && socket.queue.bytes <= count * GATHER_BYTES_EACH {
             self.pieces.gather(&mut socket.queue, &mut self.pool);
+        } else if patient {
+            self.settle(id);
         }
         self.launch(id, patient);
     }
