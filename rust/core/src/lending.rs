@@ -194,7 +194,7 @@ impl Core {
         let Some(pool) = self.pools.get_mut(pool_id) else { return };
         if !self.hungry.is_empty() {
             let oldest = pool.oldest_waiter(is_live).map(|(ticket, _)| ticket);
-            if self.is_wanted_elsewhere(pool_id, oldest) {
+            if self.is_wanted_elsewhere(pool_id, oldest, now) {
                 return self.retire(server_id, now, sink);
             }
         }
@@ -226,11 +226,17 @@ impl Core {
     }
 
     /// Keeps the numbers of servers, which other workers and the supervisor see.
-    pub(crate) fn count_servers(&self) {
-        // One that leaves is no help to this worker's clients any more.
-        let leaves = |server: &Server| matches!(server.state, server::State::Leaving { .. });
+    pub(crate) fn count_servers(&mut self) {
+        // One that leaves or ends is no help to this worker's clients any more.
+        let leaves = |server: &Server| {
+            matches!(server.state, server::State::Leaving { .. } | server::State::Closing)
+        };
         let leaving = self.servers.iter().filter(|(_, server)| leaves(server)).count();
-        self.ledger.set_servers(self.servers.len() - leaving);
+        let servers = self.servers.len() - leaving;
+        let had_some = self.ledger.worker_servers(self.ledger.me()) > 0;
+        self.ledger.set_servers(servers);
+        // Others let a worker that has none have what they keep warm, too.
+        self.renew_want |= had_some && servers == 0;
         self.count_paused();
     }
 
@@ -271,7 +277,7 @@ impl Core {
     }
 
     /// Whether a pool that cannot get a permit has an older claim to a server of `pool_id`.
-    fn is_wanted_elsewhere(&mut self, pool_id: PoolId, own_oldest: Option<u64>) -> bool {
+    fn is_wanted_elsewhere(&mut self, pool_id: PoolId, own_oldest: Option<u64>, now: Now) -> bool {
         let Some(min) = self
             .pools
             .get(pool_id)
@@ -287,6 +293,9 @@ impl Core {
         let pools = &mut self.pools;
         self.hungry.iter().filter(|id| **id != pool_id).any(|id| {
             let Some(other) = pools.get_mut(*id) else { return false };
+            if !other.backoff.is_over(now) {
+                return false;
+            }
             // A minimum keeps servers warm; it keeps nobody out who has none.
             if at_minimum && other.servers > 0 {
                 return false;
@@ -317,11 +326,8 @@ impl Core {
             if !pool.backoff.is_over(now) {
                 let deadline = pool.backoff.not_before();
                 self.wheel.set(&mut pool.timer, Owner::Pool(pool_id), deadline);
-                if self.ledger.is_full() {
-                    // It would find no permit either: then others can help, who have servers.
-                    self.starve(pool_id, Refused::Full, now, sink);
-                }
-                return;
+                // Another worker's server would help all the same.
+                return self.hunger(pool_id);
             }
             let Some(target) = self.pick_target(now) else {
                 return self.wait_for_target(pool_id);
@@ -381,13 +387,18 @@ impl Core {
         Ok(())
     }
 
-    /// No permit is free: take the least recently used idle server of another pool, or remember the
-    /// need.
-    fn starve(&mut self, pool_id: PoolId, why: Refused, now: Now, sink: &mut dyn Sink) {
+    /// Remembers a pool's need, for other workers to see.
+    fn hunger(&mut self, pool_id: PoolId) {
         if !self.hungry.contains(&pool_id) {
             self.hungry.push(pool_id);
         }
         self.starving = true;
+    }
+
+    /// No permit is free: take the least recently used idle server of another pool, or remember the
+    /// need.
+    fn starve(&mut self, pool_id: PoolId, why: Refused, now: Now, sink: &mut dyn Sink) {
+        self.hunger(pool_id);
         if let Some(pool) = self.pools.get_mut(pool_id) {
             let deadline = match why {
                 Refused::Full => now.plus_ms(STARVED_LOOK_MS),
@@ -430,7 +441,9 @@ impl Core {
         let mut hungry = hungry.into_iter();
         for pool_id in hungry.by_ref() {
             self.grow(pool_id, now, sink);
-            if self.hungry.contains(&pool_id) {
+            // One that may not log in now keeps no permit from the others.
+            let may_try = self.pools.get(pool_id).is_some_and(|pool| pool.backoff.is_over(now));
+            if may_try && self.hungry.contains(&pool_id) {
                 break;
             }
         }
@@ -455,6 +468,11 @@ impl Core {
             pgwire::write::terminate(&mut self.scratch);
             sink.send_own(Conn::Server(server_id), &self.scratch);
         }
+        self.await_end(server_id, now, sink);
+    }
+
+    /// Sends FIN to a server that ends, told to or by itself: once that is seen its permit is free.
+    pub(crate) fn await_end(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         sink.shutdown(Conn::Server(server_id));
         self.leave_pool(server_id);
         self.pause_server(server_id, server::pause::PEER, false, sink);
@@ -466,6 +484,7 @@ impl Core {
         let patience = if self.stopping { STOPPING_CLOSING_MS } else { CLOSING_MS };
         let deadline = now.plus_ms(patience);
         self.wheel.set(&mut server.timer, Owner::Server(server_id), deadline);
+        self.count_servers();
     }
 
     /// The worker stops: the ends of connections that were told to end are awaited for less long.
@@ -487,6 +506,8 @@ impl Core {
         pool.servers -= 1;
         if std::mem::take(&mut server.fresh) {
             pool.connecting -= 1;
+            // Nobody knows whether it would have told the target's limits.
+            self.ledger.distrust_limits();
         }
         let before = pool.idle.len();
         pool.idle.retain(|id| *id != server_id);
@@ -504,17 +525,13 @@ impl Core {
         sink: &mut dyn Sink,
     ) {
         let Some(server) = self.servers.get(server_id) else { return };
-        let (pool_id, fresh) = (server.pool, server.fresh);
+        let pool_id = server.pool;
         // What was promised to this worker has broken on its way.
         self.renew_want |= matches!(server.state, server::State::Arriving);
         match server.state {
             server::State::Closing => self.closing -= 1,
             server::State::Leaving { .. } => {}
             _ => self.leave_pool(server_id),
-        }
-        if fresh {
-            // Nobody knows whether it would have told the target's limits.
-            self.ledger.distrust_limits();
         }
         self.awaiting_keys.retain(|id| *id != server_id);
         let Some(mut server) = self.servers.remove(server_id) else { return };

@@ -38,6 +38,8 @@ mod testbed;
 #[cfg(test)]
 mod tests_cancel;
 #[cfg(test)]
+mod tests_full;
+#[cfg(test)]
 mod tests_names;
 mod timer;
 

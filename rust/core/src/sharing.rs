@@ -16,7 +16,7 @@ use crate::handover;
 use crate::ids::{Conn, ServerId};
 use crate::lending::waits_in;
 use crate::limits::{WANT_OTHER_POOL_US, WANT_SAME_POOL_US};
-use crate::pool::PoolId;
+use crate::pool::{Pool, PoolId};
 use crate::server;
 use crate::sink::{Now, Sink};
 
@@ -32,7 +32,7 @@ impl Core {
     /// `renew`: what was promised has not come.
     pub(crate) fn refresh_want(&mut self, renew: bool, now: Now, sink: &mut dyn Sink) {
         self.starving = false;
-        let mut oldest: Option<(u64, u64)> = None;
+        let mut oldest: Option<(bool, u64, u64)> = None;
         let mut at = 0;
         while let Some(&pool_id) = self.hungry.get(at) {
             let since = self.oldest_since(pool_id);
@@ -41,15 +41,17 @@ impl Core {
                 self.hungry.swap_remove(at);
                 continue;
             };
-            if oldest.is_none_or(|(first, _)| since < first) {
-                oldest = Some((since, pool.hash));
+            // One that may not log in now stands back: nobody can do much for it.
+            let want = (!pool.backoff.is_over(now), since, pool.hash);
+            if oldest.is_none_or(|first| want < first) {
+                oldest = Some(want);
             }
             at += 1;
         }
         self.wanting = oldest.is_some();
-        let Some((since, pool)) = oldest else { return self.ledger.clear_want() };
+        let Some((servers_only, since, pool)) = oldest else { return self.ledger.clear_want() };
         let renew = renew && !crate::broken::is("want");
-        if self.ledger.publish_want(since, pool, renew) != Published::Opened {
+        if self.ledger.publish_want(since, pool, servers_only, renew) != Published::Opened {
             return;
         }
         // A permit may have come free before the want could be seen.
@@ -68,7 +70,11 @@ impl Core {
         self.reclaim(now, sink);
         self.feed(now, sink);
         self.end_idle_beyond_limit(now, sink);
-        while let Some(want) = self.ledger.oldest_want() {
+        let could = |core: &Self, want: &Want| {
+            let is_its = |pool: &Pool| pool.hash == want.pool && !pool.idle.is_empty();
+            want.claim != Claim::ServerOnly || core.pools.iter().any(|(_, pool)| is_its(pool))
+        };
+        while let Some(want) = self.ledger.oldest_want(|want| could(self, want)) {
             let Some(server) = self.spare_server(&want) else { break };
             if !self.give(server, &want, now, sink) {
                 break;
@@ -86,6 +92,9 @@ impl Core {
         let has_none = self.ledger.worker_servers(want.worker) == 0;
         let min = self.config.min_share();
         let candidates = self.pools.iter().filter_map(|(_, pool)| {
+            if want.claim == Claim::ServerOnly && pool.hash != want.pool {
+                return None;
+            }
             let is_warm = pool.hash != want.pool && pool.clients > 0 && pool.servers <= min;
             let oldest = *pool.idle.first()?;
             let since = self.servers.get(oldest)?.since;
@@ -103,7 +112,18 @@ impl Core {
         now: Now,
         sink: &mut dyn Sink,
     ) -> bool {
-        let Some(want) = self.ledger.oldest_want() else { return false };
+        let Some(hash) = self.pools.get(pool_id).map(|pool| pool.hash) else { return false };
+        let oldest = self.ledger.oldest_want(|want| want.claim != Claim::ServerOnly);
+        // An older one of another pool, which has not waited for long enough yet, hides none.
+        let of_pool = self.ledger.oldest_want(|want| want.pool == hash);
+        let mut wants = [oldest, of_pool].into_iter().flatten();
+        let due = wants.find(|want| self.is_due(want, pool_id, now));
+        due.is_some_and(|want| self.give(server_id, &want, now, sink))
+    }
+
+    /// Whether another worker's client has waited so much longer than this worker's for a server of
+    /// this pool that one is to go there.
+    fn is_due(&mut self, want: &Want, pool_id: PoolId, now: Now) -> bool {
         let Some(pool) = self.pools.get(pool_id) else { return false };
         // A server of the same pool stays warm wherever it goes.
         let is_same = pool.hash == want.pool;
@@ -112,14 +132,10 @@ impl Core {
             return false;
         }
         let slack = if is_same { WANT_SAME_POOL_US } else { WANT_OTHER_POOL_US };
-        if let Some(own) = self.oldest_since(pool_id) {
-            // Up to an eighth of the wait on top: moving servers to and fro costs more than that.
-            let slack = slack.max(now.0.saturating_sub(own) / 8);
-            if want.since.saturating_add(slack) >= own {
-                return false;
-            }
-        }
-        self.give(server_id, &want, now, sink)
+        let Some(own) = self.oldest_since(pool_id) else { return true };
+        // Up to an eighth of the wait on top: moving servers to and fro costs more than that.
+        let slack = slack.max(now.0.saturating_sub(own) / 8);
+        want.since.saturating_add(slack) < own
     }
 
     /// Serves a want with this server, which is at rest; false if somebody else was faster.
@@ -128,6 +144,9 @@ impl Core {
         let is_wanted = self.pools.get(server.pool).is_some_and(|pool| pool.hash == want.pool);
         // Half a message: the rest, if it ever comes, would make no sense elsewhere.
         if !is_wanted || !server.partial.is_empty() {
+            if want.claim == Claim::ServerOnly {
+                return false;
+            }
             let claimed = self.ledger.claim_want(want, Claim::Permit);
             if claimed {
                 self.retire(server_id, now, sink);

@@ -65,7 +65,8 @@ pub(crate) struct Bed {
     now: Now,
 }
 
-fn config() -> Config {
+/// The settings of a core with one server connection.
+pub(crate) fn config() -> Config {
     Config {
         name: "test".to_owned(),
         workers: 1,

@@ -3,7 +3,8 @@
 //! A target may take fewer connections than it says, for others use it, too, or a role has a limit
 //! of its own. Each refusal lowers a *ceiling* to what is taken; as long as somebody needs more it
 //! rises again, little by little. So a server that is full is one more reason why permits are few,
-//! and those there are go from worker to worker as ever.
+//! and those there are go from worker to worker as ever. A permit beyond what there was at the last
+//! refusal is a *probe*: if it is refused as well, that says nothing new.
 //!
 //! Next on the path: `slots.rs`.
 
@@ -36,6 +37,13 @@ const PERCENT: u64 = 1 << 32;
 pub const CEILING_US: u64 = 1_000_000;
 /// The ceiling rises by one in so many, at least by one.
 const CEILING_STEP: u64 = 8;
+/// How long nothing is tried once a target that has none of these connections refuses one, in
+/// microseconds: pools of all workers would take turns and keep it busy with logins.
+const SHUT_US: u64 = 50_000;
+/// The ceiling's bit that says so.
+const SHUT: u64 = 1 << 63;
+/// The lower half of a word.
+const HALF: u64 = (1 << 32) - 1;
 
 impl<W: Word> Page<W> {
     /// Sets the configured limit. With a percentage one connection is allowed until the target has
@@ -106,9 +114,9 @@ impl<W: Word> Page<W> {
     /// Permits allowed now, at least 1: what the settings say, or fewer if the target takes fewer.
     #[must_use]
     pub fn allowed(&self) -> u32 {
-        match self.head(CEILING).load() {
+        match self.head(CEILING).load() & HALF {
             0 => self.configured(),
-            ceiling => self.configured().min(u32::try_from(ceiling).unwrap_or(u32::MAX)),
+            ceiling => self.configured().min(ceiling as u32),
         }
     }
 
@@ -119,33 +127,41 @@ impl<W: Word> Page<W> {
         allowed.clamp(1, self.capacity)
     }
 
-    /// Whether all permits are taken.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.busy() >= self.allowed()
-    }
-
     /// The target refused this worker a connection because it has too many: no more are tried for
     /// `CEILING_US` than there are now, without that one, whose permit still counts.
     pub fn lower_ceiling(&self, now: u64) {
-        let others = self.busy().saturating_sub(1).max(1);
+        let others = u64::from(self.busy().saturating_sub(1));
         self.head(CEILING_AT).store(now);
-        if others < self.configured() {
-            self.head(CEILING).store(u64::from(others));
-        }
+        self.head(CEILING).store(match others {
+            0 => SHUT | 1 << 32 | 1,
+            _ => others << 32 | others,
+        });
+    }
+
+    /// Whether so many permits are more than there were when the target last refused one, or it has
+    /// refused none for long.
+    pub(crate) fn is_probing(&self, busy: u32) -> bool {
+        u64::from(busy) > (self.head(CEILING).load() & !SHUT) >> 32
+    }
+
+    /// Whether the target has just refused a connection and has none.
+    pub(crate) fn is_shut(&self, now: u64) -> bool {
+        self.head(CEILING).load() & SHUT != 0
+            && now < self.head(CEILING_AT).load().saturating_add(SHUT_US)
     }
 
     /// Somebody needs a permit: if the ceiling has stood for long enough it rises; tells whether it
     /// did.
     pub(crate) fn raise_ceiling(&self, now: u64) -> bool {
-        let (ceiling, at) = (self.head(CEILING).load(), self.head(CEILING_AT).load());
+        let (word, at) = (self.head(CEILING).load(), self.head(CEILING_AT).load());
+        let ceiling = word & HALF;
         let is_due = ceiling != 0 && now >= at.saturating_add(CEILING_US);
         if !is_due || !self.head(CEILING_AT).replace(at, now) {
             return false;
         }
         let raised = ceiling + (ceiling / CEILING_STEP).max(1);
         let is_over = raised >= u64::from(self.configured());
-        self.head(CEILING).store(if is_over { 0 } else { raised });
+        self.head(CEILING).store(if is_over { 0 } else { word & !HALF & !SHUT | raised });
         true
     }
 }

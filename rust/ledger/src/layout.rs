@@ -44,7 +44,8 @@ pub(crate) const HIGH_WATER: usize = 9;
 pub(crate) const BURIALS: usize = 14;
 /// Four words of a shared secret.
 pub(crate) const SECRET: usize = 10;
-/// Fewer permits than `ALLOWED`, because the target takes no more; 0 = it takes all.
+/// Fewer permits than `ALLOWED`, because the target takes no more; 0 = it takes all. Upper half:
+/// how many there were when it last refused one.
 pub(crate) const CEILING: usize = 16;
 /// When the ceiling last changed, in microseconds.
 pub(crate) const CEILING_AT: usize = 17;

@@ -73,8 +73,8 @@ fn next(before: u64, state: State, from: WorkerId, to: WorkerId) -> u64 {
 pub enum Refused {
     /// None is free.
     Full,
-    /// What is free is left to workers whose clients have waited longer; look again after
-    /// [`GRANT_GRACE_US`].
+    /// What is free is left to workers whose clients have waited longer, or the target is so full
+    /// that it is left alone for a moment; look again after [`GRANT_GRACE_US`].
     Reserved,
 }
 
@@ -84,6 +84,7 @@ pub enum Refused {
 pub struct Permit {
     slot: u32,
     word: u64,
+    is_probe: bool,
 }
 
 impl Permit {
@@ -91,6 +92,12 @@ impl Permit {
     #[must_use]
     pub const fn slot(&self) -> u32 {
         self.slot
+    }
+
+    /// Whether it was taken to see if the target takes more than it is known to take.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.is_probe
     }
 }
 
@@ -132,6 +139,9 @@ impl<W: Word> Page<W> {
     /// # Errors
     /// There is none for this worker now.
     pub fn take(&self, now: u64, since: u64) -> Result<Permit, Refused> {
+        if self.is_shut(now) {
+            return Err(Refused::Reserved);
+        }
         match self.take_free(now, since) {
             Err(Refused::Full) if self.raise_ceiling(now) => self.take_free(now, since),
             taken => taken,
@@ -154,7 +164,8 @@ impl<W: Word> Page<W> {
             let taken = next(word, State::Connecting, self.me, 0);
             if self.slot(slot).replace(word, taken) {
                 self.raise_high_water(slot + 1);
-                return Ok(Permit { slot, word: taken });
+                let is_probe = self.is_probing(self.busy());
+                return Ok(Permit { slot, word: taken, is_probe });
             }
         }
         Err(if left_to_others > 0 { Refused::Reserved } else { Refused::Full })
@@ -261,7 +272,7 @@ impl<W: Word> Page<W> {
     pub fn take_back(&self, offer: Offer) -> Option<Permit> {
         let held = next(offer.word, State::Held, self.me, 0);
         (from(offer.word) == self.me && self.change(offer.slot, offer.word, held))
-            .then_some(Permit { slot: offer.slot, word: held })
+            .then_some(Permit { slot: offer.slot, word: held, is_probe: false })
     }
 
     /// Takes an offer that has arrived with its connection. `None`: it is old news, or no offer to
@@ -269,8 +280,11 @@ impl<W: Word> Page<W> {
     pub fn accept(&self, offer: Offer) -> Option<Permit> {
         let is_ours = state(offer.word) == State::Transit && to(offer.word) == self.me;
         let held = next(offer.word, State::Held, self.me, 0);
-        (is_ours && self.change(offer.slot, offer.word, held))
-            .then_some(Permit { slot: offer.slot, word: held })
+        (is_ours && self.change(offer.slot, offer.word, held)).then_some(Permit {
+            slot: offer.slot,
+            word: held,
+            is_probe: false,
+        })
     }
 
     /// Whether a permit is still this worker's.
@@ -299,7 +313,7 @@ impl<W: Word> Page<W> {
             let reclaiming = next(word, State::Reclaiming, self.me, 0);
             let is_left = state(word) == State::Orphaned || self.is_bequeathed(word);
             if is_left && self.slot(slot).replace(word, reclaiming) {
-                let permit = Permit { slot, word: reclaiming };
+                let permit = Permit { slot, word: reclaiming, is_probe: false };
                 let target = self.side(slot, side::TARGET).load();
                 return Some(Orphan { permit, key: self.key(slot), target });
             }

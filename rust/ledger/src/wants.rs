@@ -23,12 +23,20 @@ pub enum Claim {
     /// What was promised will not come: the permit is free, for whoever takes it, or the server
     /// stays where it is.
     Lapsed = 3,
+    /// Nothing, and a permit would be of no use: the worker may not log in now. A server of the
+    /// pool would help.
+    ServerOnly = 4,
 }
 
 impl Claim {
     /// Whether somebody may help.
     const fn is_open(self) -> bool {
-        matches!(self, Self::Open | Self::Lapsed)
+        matches!(self, Self::Open | Self::Lapsed | Self::ServerOnly)
+    }
+
+    /// Whether a free permit would serve the want.
+    const fn takes_permit(self) -> bool {
+        !matches!(self, Self::Server | Self::ServerOnly)
     }
 }
 
@@ -57,27 +65,48 @@ pub struct Want {
 }
 
 fn claim(word: u64) -> Claim {
-    match word & 3 {
+    match word & CLAIM_MASK {
         0 => Claim::Open,
         1 => Claim::Permit,
         2 => Claim::Server,
-        _ => Claim::Lapsed,
+        3 => Claim::Lapsed,
+        _ => Claim::ServerOnly,
     }
+}
+
+const CLAIM_BITS: u32 = 3;
+const CLAIM_MASK: u64 = (1 << CLAIM_BITS) - 1;
+
+fn word_of(since: u64, claim: Claim) -> u64 {
+    since << CLAIM_BITS | claim as u64
 }
 
 impl<W: Word> Page<W> {
     /// Leaves this worker's want: its oldest client waits since `since` (microseconds, not 0) for a
-    /// server of `pool`. One that stands there already, and what has been claimed of it, stays,
-    /// unless `renew`.
-    pub fn publish_want(&self, since: u64, pool: u64, renew: bool) -> Published {
+    /// server of `pool`; `servers_only`: it may not log in itself now. One that stands there
+    /// already, and what has been claimed of it, stays, unless `renew`.
+    pub fn publish_want(
+        &self,
+        since: u64,
+        pool: u64,
+        servers_only: bool,
+        renew: bool,
+    ) -> Published {
         let word = self.entry(self.me, entry::WANT_SINCE);
         let before = word.load();
-        let is_same = before >> 2 == since && self.entry(self.me, entry::WANT_POOL).load() == pool;
+        let stands = match claim(before) {
+            Claim::ServerOnly => servers_only,
+            Claim::Server => true,
+            _ => !servers_only,
+        };
+        let is_same = before >> CLAIM_BITS == since
+            && self.entry(self.me, entry::WANT_POOL).load() == pool
+            && stands;
         if is_same && !renew {
             return Published::Unchanged;
         }
         self.entry(self.me, entry::WANT_POOL).store(pool);
-        word.store(since << 2);
+        word.store(word_of(since, if servers_only { Claim::ServerOnly } else { Claim::Open }));
         if before == 0 {
             self.head(WANTING).set_bits(self.bit());
         }
@@ -115,24 +144,27 @@ impl<W: Word> Page<W> {
         .filter_map(|worker| {
             let word = self.entry(worker, entry::WANT_SINCE).load();
             let pool = self.entry(worker, entry::WANT_POOL).load();
-            (word != 0).then_some(Want { worker, since: word >> 2, pool, claim: claim(word) })
+            let since = word >> CLAIM_BITS;
+            (word != 0).then_some(Want { worker, since, pool, claim: claim(word) })
         })
     }
 
-    /// The oldest want of another worker that nobody serves yet.
+    /// The oldest want of another worker that nobody serves yet, among those that this worker could
+    /// serve, which `could` tells.
     #[must_use]
-    pub fn oldest_want(&self) -> Option<Want> {
-        self.wants().filter(|want| want.claim.is_open()).min_by_key(|want| want.since)
+    pub fn oldest_want(&self, could: impl Fn(&Want) -> bool) -> Option<Want> {
+        let open = self.wants().filter(|want| want.claim.is_open());
+        open.filter(could).min_by_key(|want| want.since)
     }
 
     /// The oldest want of another worker that a free permit would serve.
     pub(crate) fn longest_wanting(&self) -> Option<Want> {
-        self.wants().filter(|want| want.claim != Claim::Server).min_by_key(|want| want.since)
+        self.wants().filter(|want| want.claim.takes_permit()).min_by_key(|want| want.since)
     }
 
     /// How many other workers wait for a permit longer than `since`.
     pub(crate) fn older_wants(&self, since: u64) -> usize {
-        self.wants().filter(|want| want.claim != Claim::Server && want.since < since).count()
+        self.wants().filter(|want| want.claim.takes_permit() && want.since < since).count()
     }
 
     /// Undertakes to serve a want; false if it has changed or somebody else was faster.
@@ -141,8 +173,8 @@ impl<W: Word> Page<W> {
     }
 
     fn reclaim_want(&self, want: &Want, with: Claim) -> bool {
-        let word = |claim| want.since << 2 | claim as u64;
-        self.entry(want.worker, entry::WANT_SINCE).replace(word(want.claim), word(with))
+        let (from, to) = (word_of(want.since, want.claim), word_of(want.since, with));
+        self.entry(want.worker, entry::WANT_SINCE).replace(from, to)
     }
 
     /// A permit has come free: one promise of a permit is kept. Whether the one it was made to gets

@@ -6,8 +6,8 @@
 use std::sync::atomic::AtomicU64;
 
 use ledger::{
-    CEILING_US, Claim, Ledger, Limit, Page, Refused, SUPERVISOR, TargetLimits, Word, WorkerId,
-    format, words_for,
+    CEILING_US, Claim, Ledger, Limit, Page, Permit, Published, Refused, SUPERVISOR, TargetLimits,
+    Word, WorkerId, format, words_for,
 };
 use loom::sync::atomic::{AtomicU64 as LoomU64, Ordering, fence};
 use loom::thread;
@@ -84,7 +84,7 @@ fn a_permit_freed_while_a_worker_begins_to_want_is_found_or_announced() {
             if wanting.take(1, 1).is_ok() {
                 return true;
             }
-            wanting.publish_want(1, 9, false);
+            wanting.publish_want(1, 9, false, false);
             wanting.take(1, 1).is_ok()
         });
         let poked = holder.free(permit, 1);
@@ -141,10 +141,10 @@ fn a_delivered_permit_is_accepted_or_its_receivers_to_reclaim_when_its_sender_di
 fn one_of_two_helpers_serves_a_want() {
     loom::model(|| {
         let page = loomed(1);
-        page(2).publish_want(5, 9, false);
+        page(2).publish_want(5, 9, false, false);
         let other = page(1);
         let claim = |page: &Page<Loomed>| {
-            page.oldest_want().is_some_and(|want| page.claim_want(&want, Claim::Server))
+            page.oldest_want(|_| true).is_some_and(|want| page.claim_want(&want, Claim::Server))
         };
         let thread = thread::spawn(move || claim(&other));
         let mine = claim(&page(0));
@@ -196,8 +196,8 @@ fn a_freed_permit_is_left_to_the_worker_that_has_waited_longer_for_a_while() {
     let page = plain(1);
     let (holder, old, young) = (page(0), page(1), page(2));
     let permit = holder.take(1, NEVER).unwrap();
-    old.publish_want(100, 9, false);
-    young.publish_want(200, 9, false);
+    old.publish_want(100, 9, false, false);
+    young.publish_want(200, 9, false, false);
     assert_eq!(holder.free(permit, 1_000), Some(1));
     assert!(young.take(1_001, 200) == Err(Refused::Reserved), "the older one goes first");
     assert!(holder.take(1_001, NEVER).is_err(), "who needs it for nobody goes last");
@@ -231,7 +231,7 @@ fn a_target_that_takes_no_more_lowers_the_limit_until_more_is_tried() {
     let mut held: Vec<_> = (0..11).map(|_| worker.take(0, 1).unwrap()).collect();
     worker.lower_ceiling(5);
     worker.free(held.pop().unwrap(), 5);
-    assert_eq!((worker.allowed(), worker.configured(), worker.is_full()), (10, 20, true));
+    assert_eq!((worker.allowed(), worker.configured()), (10, 20));
     assert!(held.iter().all(|permit| !worker.is_over(permit)), "what there is stays");
     assert_eq!(worker.take(5 + CEILING_US - 1, 1).err(), Some(Refused::Full));
     let more = worker.take(5 + CEILING_US, 1).unwrap();
@@ -248,6 +248,50 @@ fn a_target_that_takes_no_more_lowers_the_limit_until_more_is_tried() {
 }
 
 #[test]
+fn only_what_is_beyond_the_last_refusal_probes() {
+    let page = plain(20);
+    let worker = page(0);
+    let mut held: Vec<_> = (0..11).map(|_| worker.take(0, 1).unwrap()).collect();
+    assert!(held.iter().all(Permit::is_probe), "nothing is known");
+    worker.lower_ceiling(0);
+    for _ in 0..2 {
+        worker.free(held.pop().unwrap(), 0);
+    }
+    held.push(worker.take(0, 1).unwrap());
+    assert_eq!(held.last().map(Permit::is_probe), Some(false), "the tenth was there");
+    held.push(worker.take(CEILING_US, 1).unwrap());
+    assert_eq!(held.last().map(Permit::is_probe), Some(true), "the eleventh was not");
+}
+
+#[test]
+fn a_target_that_takes_not_even_one_is_left_alone_for_a_moment() {
+    let page = plain(4);
+    let worker = page(0);
+    let refused = worker.take(0, 1).unwrap();
+    worker.lower_ceiling(1_000);
+    worker.free(refused, 1_000);
+    assert_eq!(page(1).take(50_999, 1).err(), Some(Refused::Reserved));
+    let next = page(1).take(51_000, 1).unwrap();
+    assert!(!next.is_probe(), "its refusal counts as its own");
+}
+
+#[test]
+fn a_want_that_no_permit_would_serve_keeps_none_from_the_others() {
+    let page = plain(1);
+    let (old, young) = (page(0), page(1));
+    let held = page(2).take(0, 1).unwrap();
+    old.publish_want(100, 9, true, false);
+    young.publish_want(200, 9, false, false);
+    assert_eq!(page(2).free(held, 1_000), Some(1));
+    let taken = young.take(1_000, 200).unwrap();
+    let want = page(2).oldest_want(|_| true).unwrap();
+    assert_eq!((want.worker, want.claim), (0, Claim::ServerOnly));
+    assert_eq!(old.publish_want(100, 9, true, false), Published::Unchanged);
+    assert_eq!(old.publish_want(100, 9, false, false), Published::Opened, "now it would");
+    assert_eq!(page(2).free(taken, 2_000), Some(0));
+}
+
+#[test]
 fn a_new_limit_ends_what_a_refusal_has_lowered_and_one_permit_is_always_tried() {
     let page = plain(8);
     let worker = page(0);
@@ -255,7 +299,6 @@ fn a_new_limit_ends_what_a_refusal_has_lowered_and_one_permit_is_always_tried() 
     worker.lower_ceiling(0);
     assert_eq!(worker.allowed(), 1);
     worker.free(only, 0);
-    assert!(!worker.is_full());
     page(SUPERVISOR).set_limit(Limit::Connections(5));
     assert_eq!(worker.allowed(), 5);
 }

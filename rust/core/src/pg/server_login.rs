@@ -220,11 +220,13 @@ impl Core {
         let passing =
             sqlstate.is_some_and(|code| matches!(&code[..2], b"53" | b"57" | b"58" | b"08"));
         self.connect_failed(id, reason.clone(), Some(sqlstate), now, sink);
-        if sqlstate.as_ref() == Some(TOO_MANY_CONNECTIONS) {
+        let is_full = sqlstate.as_ref() == Some(TOO_MANY_CONNECTIONS);
+        if is_full && !crate::broken::is("ceiling") {
             self.ledger.lower_ceiling(now.0);
         }
-        sink.close(Conn::Server(id));
-        self.forget_server(id, false, now, sink);
+        // Its end is near: until then it takes a place there.
+        self.await_end(id, now, sink);
+        self.grow(pool_id, now, sink);
         // What older settings tried says nothing about the newer ones.
         if !passing && !outdated {
             self.fail_pool(pool_id, &reason, error_body, now, sink);
@@ -242,10 +244,17 @@ impl Core {
         sink: &mut dyn Sink,
     ) {
         self.stats.server_failures += 1;
+        let sqlstate = answer.flatten();
         let Some(server) = self.servers.get(id) else { return };
         let address = Rc::clone(&server.address);
         let Some(pool) = self.pools.get_mut(server.pool) else { return };
-        pool.backoff.fail(now);
+        // Whether the target takes more is tried again and again for all pools together: that it
+        // does not is no reason why this one's next login should fail.
+        let is_probe = sqlstate.as_ref() == Some(TOO_MANY_CONNECTIONS)
+            && server.permit.as_ref().is_some_and(ledger::Permit::is_probe);
+        if !is_probe {
+            pool.backoff.fail(now);
+        }
         pool.last_failure = Some(reason.clone());
         let name = pool.name.clone();
         // A server that answers is no unreachable address: what is wrong with this pool (its
@@ -257,7 +266,6 @@ impl Core {
                 target.backoff.succeed();
             }
         }
-        let sqlstate = answer.flatten();
         sink.event(Event::ServerFailed { pool: name, reason, sqlstate });
     }
 
