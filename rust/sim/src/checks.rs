@@ -29,7 +29,7 @@ impl World {
         let coming = self.net.desks.iter().flat_map(|desk| &desk.connecting);
         let coming = coming.filter(is_server).count();
         let open = self.servers.iter().filter(|server| server.is_living()).count();
-        let allowed = self.page.allowed() as usize;
+        let allowed = self.page.configured() as usize;
         // What a fallen limit finds may stay for a while; no more may come.
         if open + coming > allowed.max(self.living) {
             let why = format!("I4: {open} + {coming} server connections of {allowed}");
@@ -100,6 +100,7 @@ impl World {
     /// is left.
     pub(crate) fn calm(&mut self) {
         self.stormy = false;
+        self.leave_room();
         self.net.note(|| "the calm".to_owned());
         let newest = self.settings_of(self.published.len() as u64);
         let epoch = self.published.len() as u64 + 1;

@@ -4,7 +4,7 @@
 //! what clients ask. Each client knows what a direct connection would have answered and compares.
 //! After the faults comes a calm in which everybody must be served. Files, in the order of a step:
 //! `rng`, `plan`, `settings` → `world` → `net`, `wire` → `workers` → `upstream` →
-//! `client` (with its oracle) → `server` → `backend` → `checks`, `rush`.
+//! `client` (with its oracle) → `room` → `server` → `backend` → `checks`, `rush`.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,6 +20,7 @@ mod client;
 mod net;
 mod plan;
 mod rng;
+mod room;
 mod rush;
 mod server;
 mod settings;

@@ -8,6 +8,7 @@ use proxy_core::config::{ClientAuth, Config, Credential, PoolMode};
 use proxy_core::sink::Address;
 
 use crate::rng::Rng;
+use crate::room::Room;
 
 /// The password of every user.
 pub(crate) const PASSWORD: &[u8] = b"open sesame";
@@ -59,6 +60,8 @@ pub(crate) struct Plan {
     pub(crate) inbox_max: usize,
     /// Connections are handed over some time after the core has asked for it.
     pub(crate) slow_passes: bool,
+    /// The servers have room for so many backends; none: for all that may come.
+    pub(crate) room: Option<Room>,
 }
 
 impl Plan {
@@ -92,6 +95,7 @@ impl Plan {
             publications: rng.pick(&[0, 0, 50, 300]),
             inbox_max: rng.pick(&[1, 4, 64]),
             slow_passes: rng.percent(50),
+            room: Room::draw(rng),
         }
     }
 

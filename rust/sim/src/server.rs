@@ -14,6 +14,7 @@ use crate::backend::Backend;
 use crate::backend::session::Session;
 use crate::plan::ServerAuth;
 use crate::rng::Rng;
+use crate::room::Full;
 use crate::settings::{password, password_version, version_that};
 use crate::wire::{Wire, take_message};
 
@@ -45,6 +46,8 @@ pub(crate) struct Server {
     pub(crate) secret: Vec<u8>,
     /// It has ended its side.
     pub(crate) ended: bool,
+    /// It had no room for this connection.
+    pub(crate) refused: bool,
     /// The settings of the worker that opened it, then.
     pub(crate) settings: Rc<Config>,
     /// Which password it was entered with.
@@ -74,6 +77,7 @@ impl Server {
             pid,
             secret: (pid.wrapping_mul(0x9E37_79B9)).to_be_bytes().to_vec(),
             ended: false,
+            refused: false,
             settings,
             password: None,
             for_cancel,
@@ -108,13 +112,13 @@ impl Server {
         &mut self,
         bytes: &[u8],
         wire: &mut Wire,
-        settings: &Config,
+        (settings, full): (&Config, &Full),
         rng: &mut Rng,
     ) -> Result<(), String> {
         self.buffer.extend_from_slice(bytes);
         loop {
             if matches!(self.stage, Stage::Startup) {
-                if !self.startup(wire, settings, rng)? {
+                if !self.startup(wire, (settings, full), rng)? {
                     return Ok(());
                 }
                 continue;
@@ -125,7 +129,7 @@ impl Server {
                     self.backend.accept((tag, body));
                 }
                 (Stage::Password { .. } | Stage::ScramFirst(_) | Stage::ScramFinal(_), b'p') => {
-                    self.password(&body, wire)?;
+                    self.password(&body, wire, full)?;
                 }
                 // It gave up while logging in.
                 (_, tag::TERMINATE) => self.end(wire),
@@ -137,7 +141,7 @@ impl Server {
     fn startup(
         &mut self,
         wire: &mut Wire,
-        current: &Config,
+        (current, full): (&Config, &Full),
         rng: &mut Rng,
     ) -> Result<bool, String> {
         let length = frontend::startup_length(&self.buffer).map_err(|m| m.0.to_owned())?;
@@ -170,14 +174,18 @@ impl Server {
         let mut session = Session::new(&settings);
         session.kept.init_undone = (!self.settings.init_query.is_empty()).then_some(None);
         self.backend = Backend::new(session);
-        self.ask(wire, current, rng);
-        Ok(true)
+        if full.for_all {
+            self.refuse(wire, "sorry, too many clients already");
+        } else {
+            self.ask(wire, (current, full), rng);
+        }
+        Ok(!self.ended)
     }
 
-    fn ask(&mut self, wire: &mut Wire, current: &Config, rng: &mut Rng) {
+    fn ask(&mut self, wire: &mut Wire, (current, full): (&Config, &Full), rng: &mut Rng) {
         let mut out = Vec::new();
         self.stage = match self.auth {
-            ServerAuth::Trust => return self.welcome(wire),
+            ServerAuth::Trust => return self.welcome(wire, full),
             ServerAuth::Cleartext => {
                 write::authentication_cleartext(&mut out);
                 Stage::Password { md5: None }
@@ -200,7 +208,7 @@ impl Server {
         wire.to_core.extend(out);
     }
 
-    fn password(&mut self, body: &[u8], wire: &mut Wire) -> Result<(), String> {
+    fn password(&mut self, body: &[u8], wire: &mut Wire, full: &Full) -> Result<(), String> {
         let mut out = Vec::new();
         match std::mem::replace(&mut self.stage, Stage::Startup) {
             Stage::Password { md5 } => {
@@ -243,13 +251,18 @@ impl Server {
             }
             _ => {}
         }
-        self.welcome(wire);
+        self.welcome(wire, full);
         Ok(())
     }
 
-    fn welcome(&mut self, wire: &mut Wire) {
+    fn welcome(&mut self, wire: &mut Wire, full: &Full) {
         let mut out = Vec::new();
         write::authentication_ok(&mut out);
+        if full.users.contains(&self.user) {
+            wire.to_core.extend(out);
+            let text = format!("too many connections for role \"{}\"", self.user);
+            return self.refuse(wire, &text);
+        }
         for (name, value) in &self.backend.session.reported {
             write::parameter_status(&mut out, name.as_bytes(), value.as_bytes());
         }
@@ -257,6 +270,15 @@ impl Server {
         write::ready_for_query(&mut out, b'I');
         wire.to_core.extend(out);
         self.stage = Stage::Ready;
+    }
+
+    /// It has no room for another backend.
+    fn refuse(&mut self, wire: &mut Wire, text: &str) {
+        let mut out = Vec::new();
+        write::error(&mut out, "FATAL", b"53300", text, None, None);
+        wire.to_core.extend(out);
+        self.refused = true;
+        self.end(wire);
     }
 
     /// Whether it could do something.
@@ -296,6 +318,12 @@ impl Server {
     #[must_use]
     pub(crate) const fn is_living(&self) -> bool {
         !self.ended && !self.for_cancel
+    }
+
+    /// Whether it has been told who comes.
+    #[must_use]
+    pub(crate) const fn has_begun(&self) -> bool {
+        !matches!(self.stage, Stage::Startup)
     }
 
     /// Sends a message that nobody asked for.

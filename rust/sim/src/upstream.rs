@@ -82,7 +82,9 @@ impl World {
     }
 
     fn server_gets(&mut self, at: usize, bytes: &[u8]) {
+        let full = self.full();
         let server = &mut self.servers[at];
+        let had_ended = server.ended;
         let index = server.wire;
         let wire = &mut self.net.wires[index];
         let settings = match wire.owner {
@@ -92,8 +94,11 @@ impl World {
             }
             None => Rc::clone(&server.settings),
         };
-        if let Err(why) = server.read(bytes, wire, &settings, &mut self.rng) {
+        if let Err(why) = server.read(bytes, wire, (&settings, &full), &mut self.rng) {
             self.net.fail(format!("server {at}: {why}"));
+        }
+        if server.refused && !had_ended {
+            self.note_refusal(at);
         }
         self.drained(index);
     }

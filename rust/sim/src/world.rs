@@ -18,6 +18,7 @@ use crate::client::{Client, Leave, Stage};
 use crate::net::{Net, show};
 use crate::plan::Plan;
 use crate::rng::Rng;
+use crate::room::Refusals;
 use crate::server::Server;
 use crate::wire::{End, Wire};
 use crate::workers::{Life, Worker};
@@ -67,6 +68,8 @@ pub(crate) struct World {
     pub(crate) still_since: u64,
     /// How long nothing may happen while somebody waits in the rush, in microseconds.
     pub(crate) still_max: u64,
+    /// Logins that servers refused for want of room.
+    pub(crate) refusals: Refusals,
     pub(crate) next_tag: u32,
     pub(crate) step: u64,
 }
@@ -132,6 +135,7 @@ impl World {
             hurried: false,
             still_since: 0,
             still_max: 0,
+            refusals: Refusals::default(),
             next_tag: 0,
             step: 0,
         };
@@ -186,7 +190,10 @@ impl World {
             12 => self.mail_comes(),
             13 => self.passes_go(),
             14 => self.life_goes_on(),
-            15 => self.settings_come(),
+            15 => {
+                self.room_changes();
+                self.settings_come();
+            }
             _ => {}
         }
         self.check_step();

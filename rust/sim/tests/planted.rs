@@ -56,3 +56,8 @@ fn a_want_that_is_never_renewed_is_found() {
     let run = Run { steps: STEPS, workers: Some(4) };
     is_found_within(SEEDS_FOR_A_DELAY, run, "want");
 }
+
+#[test]
+fn a_refusal_that_lowers_nothing_is_found() {
+    is_found("ceiling");
+}
