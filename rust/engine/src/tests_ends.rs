@@ -33,6 +33,29 @@ fn the_reset_of_a_paused_client_is_told_once_and_nothing_spins() {
 }
 
 #[test]
+fn a_reset_that_comes_together_with_the_last_bytes_is_told() {
+    let (listener, address) = tcp_server();
+    let mut bed = Bed::new(move |told, _, sink| {
+        if let Told::Accept(id) = told {
+            if *id == client_id(0) {
+                sink.connect(server(0, 1), &address);
+            }
+        }
+    });
+    let near = bed.client();
+    bed.until_told(&Told::Connected(server(0, 1)));
+    let far = listener.accept().unwrap().0;
+    for (mut peer, told) in
+        [(near, Told::Gone(client(0), None)), (far, Told::Gone(server(0, 1), Some(Gone::Reset)))]
+    {
+        bed.settle();
+        std::io::Write::write_all(&mut peer, &pattern(3 * RECEIVE_BYTES)).unwrap();
+        reset(peer);
+        bed.until_told(&told);
+    }
+}
+
+#[test]
 fn a_half_closed_client_is_told_once_can_still_be_sent_to_and_its_end_is_noticed() {
     let mut bed = Bed::new(echo);
     let mut near = bed.client();

@@ -26,7 +26,11 @@ impl Inspect for Uring {
         self.find(conn).unwrap().1.queue.bytes
     }
     fn is_at_rest(&mut self) -> bool {
-        !self.has_more() && self.dirty.is_empty() && self.starving.is_empty() && self.is_served()
+        !self.has_more()
+            && self.dirty.is_empty()
+            && self.starving.is_empty()
+            && self.quick.is_empty()
+            && self.is_served()
     }
     fn holds_nothing(&self) -> bool {
         self.pool.is_whole()

@@ -26,6 +26,7 @@
 mod accept;
 mod buffers;
 mod ending;
+mod envelope;
 #[cfg(test)]
 mod inspect;
 mod passing;
@@ -51,7 +52,6 @@ use self::buffers::{Chunk, Pool};
 use self::passing::Handover;
 use self::pieces::Pieces;
 use self::ring::{Done, Key, READABLE, Ring, WRITABLE};
-use self::sends::Envelopes;
 use self::socket::{Flags, Socket, SocketId, SocketTag};
 use crate::counters::Counters;
 use crate::driver::{Completion, Driver};
@@ -100,11 +100,14 @@ pub(crate) struct Uring {
     ring: Ring,
     pool: Pool,
     pieces: Pieces,
-    envelopes: Envelopes,
     sockets: Slab<Socket, SocketTag>,
     table: Table<SocketId>,
     /// The block that the loop has.
     lent: Option<u16>,
+    /// Sockets with a quick send in this turn.
+    quick: Vec<SocketId>,
+    /// Something waits for the end of one.
+    hurry: bool,
     work: VecDeque<Work>,
     notes: VecDeque<Note>,
     counters: Counters,
@@ -149,10 +152,11 @@ impl Uring {
             ring,
             pool,
             pieces: Pieces::default(),
-            envelopes: Envelopes::default(),
             sockets: Slab::default(),
             table: Table::default(),
             lent: None,
+            quick: Vec::new(),
+            hurry: false,
             work: VecDeque::new(),
             notes: VecDeque::new(),
             counters: Counters::default(),
@@ -222,7 +226,10 @@ impl Uring {
     fn handle_done(&mut self, done: Done) -> Option<Completion<Chunk>> {
         match done.key {
             Key::Recv(id) => self.handle_received(id, done),
-            Key::Send(id) => self.handle_sent(id, done.result),
+            Key::Send(id) | Key::Quick(id) => {
+                let error = |_| Errno::from_raw_os_error(done.result.wrapping_neg());
+                self.handle_sent(id, usize::try_from(done.result).map_err(error))
+            }
             Key::Watch(id) => self.handle_watched(id, &done),
             Key::Cancel(id) => {
                 // There was nothing to end, or not yet: the end of the turn looks again.
@@ -279,7 +286,6 @@ impl Uring {
             self.inbox_watched = true;
             self.ring.poll(self.post.fd(), READABLE, Key::Inbox);
         }
-        self.envelopes.clear();
         let starving = std::mem::take(&mut self.starving);
         for id in starving {
             if let Some(socket) = self.sockets.get_mut(id) {
@@ -312,6 +318,7 @@ impl Uring {
         let flags = socket.flags;
         match (socket.wants_bytes(), flags.any(Flags::ARMED)) {
             (true, false) if self.pool.offered() > self.arrived.len() => {
+                socket.flags.clear(Flags::MISSED);
                 socket.flags.set(Flags::ARMED);
                 self.ring.recv(socket.fd.as_fd(), id);
             }
@@ -319,9 +326,12 @@ impl Uring {
                 socket.flags.set(Flags::STARVING);
                 self.starving.push(id);
             }
-            (false, true) if !flags.any(Flags::RECV_ENDS) && !is_delivering(socket) => {
-                socket.flags.set(Flags::RECV_ENDS);
-                self.ring.cancel(Key::Recv(id), Key::Cancel(id));
+            (wanted, true) if !flags.any(Flags::RECV_ENDS) => {
+                let ends = if wanted { flags.any(Flags::MISSED) } else { !is_delivering(socket) };
+                if ends {
+                    socket.flags.set(Flags::RECV_ENDS);
+                    self.ring.cancel(Key::Recv(id), Key::Cancel(id));
+                }
             }
             _ => {}
         }
@@ -334,8 +344,8 @@ impl Uring {
         let Some(socket) = self.sockets.get_mut(id) else { return };
         let flags = socket.flags;
         // What was seen when nobody cared has to be seen again.
-        let again = socket.wants_watch() && flags.any(Flags::SEEN);
-        let ends = again || flags.any(Flags::CLOSED | Flags::PASSING);
+        let again = socket.is_unread() && flags.any(Flags::SEEN);
+        let ends = again || !socket.wants_watch();
         if socket.wants_watch() && !flags.any(Flags::WATCHED) {
             socket.flags.set(Flags::WATCHED);
             socket.flags.clear(Flags::SEEN);
@@ -417,7 +427,8 @@ impl Driver for Uring {
         self.accepts_left = ACCEPTS_PER_TURN;
         self.turn_left = TURN_BYTES_MAX;
         self.reconcile();
-        let timeout_ms = if self.has_more() { 0 } else { timeout_ms };
+        let now = self.has_more() || std::mem::take(&mut self.hurry) || !self.starving.is_empty();
+        let timeout_ms = if now { 0 } else { timeout_ms };
         self.ring.enter(timeout_ms)
     }
 
@@ -435,6 +446,9 @@ impl Driver for Uring {
                 self.accepts_left -= 1;
                 self.counters.accepted += 1;
                 self.acceptor.take().map(|(socket, peer)| Completion::Accepted(socket, peer))
+            } else if !self.quick.is_empty() && self.ring.is_submitted() {
+                self.finish_quick();
+                None
             } else if !self.passes.is_empty() && self.decide_passes() {
                 None
             } else {

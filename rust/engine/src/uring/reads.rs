@@ -1,9 +1,11 @@
 //! Receiving with the io_uring driver, and what the end of a connection looks like.
 //!
 //! What may not be told now is held, in its block if few are kept and copied otherwise, so that
-//! nobody's pause costs the others their blocks. While nothing is received for a connection (it is
-//! paused, or a client has half-closed) the kernel looks for its end, once. Ends are told as by the
-//! epoll driver (`receive.rs` has the table). Next on the path: `sends.rs`.
+//! nobody's pause costs the others their blocks. Each connection's end is looked for apart: it is
+//! told from there while nothing is received (it is paused, or a client has half-closed), and Linux
+//! (seen with 6.18) may miss a reset that comes together with the last bytes: it takes the hint that
+//! no more bytes wait for the news that nothing else does. Such a receive is armed anew, which shows
+//! it. Ends are told as by the epoll driver (`receive.rs` has the table). Next on the path: `sends.rs`.
 
 use proxy_core::ids::Conn;
 use proxy_core::sink::Gone;
@@ -182,8 +184,9 @@ impl Uring {
             return None;
         }
         let socket = self.sockets.get_mut(id)?;
-        if !socket.wants_watch() {
-            socket.flags.set(Flags::SEEN);
+        if !socket.is_unread() {
+            socket.flags.set(Flags::SEEN | Flags::MISSED);
+            self.mark(id);
             return None;
         }
         if error {

@@ -12,6 +12,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use proxy_core::ids::Id;
 
 use super::buffers::{GROUP, Pool};
+use super::envelope::Envelopes;
 use super::socket::SocketId;
 use crate::limits::{COMPLETIONS_MAX, SUBMISSIONS_MAX};
 
@@ -23,8 +24,10 @@ const ENTER_EXT_ARG: u32 = 1 << 3;
 pub(crate) enum Key {
     /// Receives of a socket.
     Recv(SocketId),
-    /// The send in flight of a socket.
+    /// The send in flight of a socket, which waits for room.
     Send(SocketId),
+    /// One that does not wait, and completes only if it has not sent all.
+    Quick(SocketId),
     /// A look for the end of a socket, or for its connection being made.
     Watch(SocketId),
     /// Ends an operation of a socket.
@@ -57,9 +60,10 @@ impl Key {
             Self::Watch(id) => pack(2, id.index(), id.generation()),
             Self::Cancel(id) => pack(3, id.index(), id.generation()),
             Self::Accept(listener, serial) => pack(4, listener as usize, serial),
-            Self::Wake => pack(5, 0, 0),
-            Self::Inbox => pack(5, 1, 0),
-            Self::Nobody => pack(5, 2, 0),
+            Self::Quick(id) => pack(5, id.index(), id.generation()),
+            Self::Wake => pack(6, 0, 0),
+            Self::Inbox => pack(6, 1, 0),
+            Self::Nobody => pack(6, 2, 0),
         }
     }
 
@@ -73,6 +77,7 @@ impl Key {
             2 => Self::Watch(id),
             3 => Self::Cancel(id),
             4 => Self::Accept(index, second),
+            5 => Self::Quick(id),
             _ => match index {
                 0 => Self::Wake,
                 1 => Self::Inbox,
@@ -83,7 +88,7 @@ impl Key {
 
     /// Whether the kernel has something of ours until this completes.
     const fn counts(self) -> bool {
-        !matches!(self, Self::Cancel(_) | Self::Nobody)
+        !matches!(self, Self::Quick(_) | Self::Cancel(_) | Self::Nobody)
     }
 }
 
@@ -107,6 +112,7 @@ pub(crate) struct Ring {
     ring: IoUring,
     /// Entries that did not fit.
     backlog: Vec<squeue::Entry>,
+    envelopes: Envelopes,
     enabled: bool,
     outstanding: usize,
 }
@@ -177,7 +183,13 @@ impl Ring {
     }
 
     const fn around(ring: IoUring) -> Self {
-        Self { ring, backlog: Vec::new(), enabled: false, outstanding: 0 }
+        Self {
+            ring,
+            backlog: Vec::new(),
+            envelopes: Envelopes::new(),
+            enabled: false,
+            outstanding: 0,
+        }
     }
 
     /// Operations that the kernel has.
@@ -229,45 +241,47 @@ impl Ring {
         self.push(entry.build().flags(squeue::Flags::SKIP_SUCCESS), key);
     }
 
-    /// Sends bytes.
+    /// Sends what there is in these slices: all of it, however long that takes, or, `quick`, as much
+    /// as the kernel takes at once. A quick send is over when [`Ring::enter`] has submitted it, and
+    /// completes only if it has failed or sent less.
     ///
     /// # Safety
-    /// They stay where they are, unchanged, until the send completes.
+    /// The bytes stay where they are, unchanged, until the send is over.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn send(
         &mut self,
         fd: BorrowedFd<'_>,
-        bytes: &[u8],
-        flags: i32,
+        slices: &[&[u8]],
+        quick: bool,
         id: SocketId,
     ) {
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Send::new(Fd(fd.as_raw_fd()), bytes.as_ptr(), len);
-        self.push(entry.flags(flags).build(), Key::Send(id));
+        let fd = Fd(fd.as_raw_fd());
+        let wait = if quick { libc::MSG_DONTWAIT } else { 0 };
+        let flags = wait | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let entry = if let [one] = slices {
+            let len = u32::try_from(one.len()).unwrap_or(u32::MAX);
+            opcode::Send::new(fd, one.as_ptr(), len).flags(flags).build()
+        } else {
+            let header = self.envelopes.fill(slices);
+            opcode::SendMsg::new(fd, header).flags(flags as u32).build()
+        };
+        if quick {
+            self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), Key::Quick(id));
+        } else {
+            self.push(entry, Key::Send(id));
+        }
     }
 
-    /// Sends what a message header lists.
-    ///
-    /// # Safety
-    /// The header and its list live until the next [`Ring::enter`] has returned, the bytes in it
-    /// until the send completes.
-    #[allow(unsafe_code)]
-    pub(crate) unsafe fn sendmsg(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        header: *const libc::msghdr,
-        flags: i32,
-        id: SocketId,
-    ) {
-        let entry = opcode::SendMsg::new(Fd(fd.as_raw_fd()), header);
-        self.push(entry.flags(flags as u32).build(), Key::Send(id));
+    /// Whether the kernel has everything that was asked for.
+    pub(crate) fn is_submitted(&mut self) -> bool {
+        self.backlog.is_empty() && self.ring.submission().is_empty()
     }
 
     fn push(&mut self, entry: squeue::Entry, key: Key) {
         let entry = entry.user_data(key.pack());
         self.outstanding += usize::from(key.counts());
-        // SAFETY: `recv`, `poll`, `accept` and `cancel` name no memory; for the others their
-        // callers answer.
+        // SAFETY: only `send` names memory; its caller answers for the bytes, and the envelopes
+        // stay until everything has been submitted.
         #[allow(unsafe_code)]
         let pushed =
             self.backlog.is_empty() && unsafe { self.ring.submission().push(&entry) }.is_ok();
@@ -285,6 +299,20 @@ impl Ring {
             self.ring.submitter().register_enable_rings()?;
             self.enabled = true;
         }
+        self.submit_all()?;
+        self.enter_once(timeout_ms)?;
+        if self.is_submitted() {
+            // The kernel has read them.
+            self.envelopes.clear();
+        }
+        Ok(())
+    }
+
+    /// As [`Ring::enter`], but comes back at once.
+    ///
+    /// # Errors
+    /// As there.
+    fn submit_all(&mut self) -> io::Result<()> {
         while !self.backlog.is_empty() {
             self.refill();
             let before = self.backlog.len();
@@ -292,10 +320,10 @@ impl Ring {
             self.refill();
             if self.backlog.len() == before {
                 // The kernel takes none now; what has completed may change that.
-                return Ok(());
+                break;
             }
         }
-        self.enter_once(timeout_ms)
+        Ok(())
     }
 
     /// Moves entries that did not fit to where the kernel finds them.
@@ -386,6 +414,7 @@ mod tests {
         for key in [
             Key::Recv(id),
             Key::Send(Id::from_parts(0, 1)),
+            Key::Quick(id),
             Key::Watch(id),
             Key::Cancel(id),
             Key::Accept(LISTENER_ID_MAX, SERIAL_MASK),

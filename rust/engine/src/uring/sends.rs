@@ -1,12 +1,11 @@
 //! Sending with the io_uring driver.
 //!
-//! At the end of a turn each queue leaves as one send that does not wait, straight from the
-//! received blocks; it is over when the system call returns. What the kernel does not take then is
-//! kept in its blocks if few are, else copied, and goes out with sends that wait for room, one at a
-//! time. Next on the path: `ending.rs`.
+//! At the end of a turn each queue leaves as one quick send, straight from the received blocks; it
+//! is over when the system call returns, and says nothing if all went out. What the kernel does not
+//! take is kept in its blocks if few are, else copied, and goes out with sends that wait for room,
+//! one at a time. Next on the path: `ending.rs`.
 
 use std::os::fd::AsFd;
-use std::ptr;
 
 use rustix::io::Errno;
 
@@ -16,51 +15,6 @@ use super::{Note, Uring};
 use crate::driver::Completion;
 use crate::limits::{FLIGHT_BYTES_MAX, GATHER_BYTES_EACH, QUEUE_HIGH, QUEUE_LOW, SLICES_PER_SEND};
 use crate::net;
-
-/// A message header and its list, which stay where they are until the kernel has read them.
-#[derive(Debug)]
-struct Envelope {
-    header: libc::msghdr,
-    list: [libc::iovec; SLICES_PER_SEND],
-}
-
-// SAFETY: its pointers are used by the kernel only, during one system call of one thread.
-#[allow(unsafe_code)]
-unsafe impl Send for Envelope {}
-
-/// The envelopes of one turn, to be used again in the next.
-#[derive(Debug, Default)]
-pub(crate) struct Envelopes {
-    #[expect(clippy::vec_box, reason = "they may not move while the list grows")]
-    list: Vec<Box<Envelope>>,
-    used: usize,
-}
-
-impl Envelopes {
-    /// The kernel has read them all.
-    pub(crate) const fn clear(&mut self) {
-        self.used = 0;
-    }
-
-    fn fill(&mut self, slices: &[&[u8]]) -> *const libc::msghdr {
-        if self.used == self.list.len() {
-            // SAFETY: for both structures all zeroes are valid: null pointers and empty lists.
-            #[allow(unsafe_code)]
-            let envelope = unsafe { std::mem::zeroed() };
-            self.list.push(Box::new(envelope));
-        }
-        let number = self.used;
-        self.used += 1;
-        let Some(envelope) = self.list.get_mut(number) else { return ptr::null() };
-        for (place, slice) in envelope.list.iter_mut().zip(slices) {
-            place.iov_base = slice.as_ptr().cast_mut().cast();
-            place.iov_len = slice.len();
-        }
-        envelope.header.msg_iov = envelope.list.as_mut_ptr();
-        envelope.header.msg_iovlen = slices.len() as _;
-        &raw const envelope.header
-    }
-}
 
 impl Uring {
     /// Something has been queued: it is sent when the turn ends.
@@ -100,15 +54,13 @@ impl Uring {
         } else if patient {
             self.settle(id);
         }
-        self.launch(id, patient);
+        self.launch(id, !patient);
     }
 
-    /// Starts a send of the first pieces. A patient one waits until the kernel has taken all of it.
-    fn launch(&mut self, id: SocketId, patient: bool) {
+    /// Starts a send of the first pieces.
+    fn launch(&mut self, id: SocketId, quick: bool) {
         let Some(socket) = self.sockets.get_mut(id) else { return };
-        let limit = if patient { FLIGHT_BYTES_MAX } else { usize::MAX };
-        let flags = if patient { libc::MSG_WAITALL } else { libc::MSG_DONTWAIT };
-        let flags = flags | libc::MSG_NOSIGNAL;
+        let limit = if quick { usize::MAX } else { FLIGHT_BYTES_MAX };
         let mut list: [&[u8]; SLICES_PER_SEND] = [&[]; SLICES_PER_SEND];
         let (mut used, mut bytes) = (0, 0);
         for (place, slice) in list.iter_mut().zip(self.pieces.slices(&socket.queue, &self.pool)) {
@@ -121,31 +73,45 @@ impl Uring {
         }
         let list = list.get(..used).unwrap_or_default();
         // SAFETY: the pieces are in flight from here on: they stay where they are, and their blocks
-        // are not the kernel's to fill, until `handle_sent`. An envelope is used again only after
-        // the system call that submits it.
+        // are not the kernel's to fill, until `handle_sent`.
         #[allow(unsafe_code)]
         unsafe {
-            match list {
-                [] => return,
-                [one] => self.ring.send(socket.fd.as_fd(), one, flags, id),
-                many => {
-                    let header = self.envelopes.fill(many);
-                    self.ring.sendmsg(socket.fd.as_fd(), header, flags, id);
-                }
-            }
+            self.ring.send(socket.fd.as_fd(), list, quick, id);
         }
         socket.queue.flying = u32::try_from(used).unwrap_or(u32::MAX);
         socket.queue.flight = bytes;
         self.counters.sends += 1;
+        if quick {
+            const WAITED_FOR: u32 = Flags::FIN | Flags::CLOSED | Flags::CONGESTED;
+            self.quick.push(id);
+            self.hurry |= socket.queue.bytes > bytes || socket.flags.any(WAITED_FOR);
+        }
+    }
+
+    /// The quick sends of the turn are over; of those that are in flight still all went out, since
+    /// nothing else was said.
+    pub(super) fn finish_quick(&mut self) {
+        let mut quick = std::mem::take(&mut self.quick);
+        for id in quick.drain(..) {
+            let queue = self.sockets.get(id).map(|socket| &socket.queue);
+            if let Some(flight) = queue.filter(|queue| queue.flying > 0).map(|queue| queue.flight) {
+                let told = self.handle_sent(id, Ok(flight));
+                debug_assert!(told.is_none(), "only a failure is told");
+            }
+        }
+        self.quick = quick;
     }
 
     /// A send is over.
     #[inline]
-    pub(super) fn handle_sent(&mut self, id: SocketId, result: i32) -> Option<Completion<Chunk>> {
+    pub(super) fn handle_sent(
+        &mut self,
+        id: SocketId,
+        sent: Result<usize, Errno>,
+    ) -> Option<Completion<Chunk>> {
         let socket = self.sockets.get_mut(id)?;
         socket.flags.clear(Flags::SEND_ENDS);
         let flight = std::mem::take(&mut socket.queue.flight);
-        let sent = usize::try_from(result);
         self.pieces.advance(&mut socket.queue, sent.unwrap_or(0), &mut self.pool);
         if socket.flags.any(Flags::BROKEN) {
             self.pieces.clear(&mut socket.queue, &mut self.pool);
@@ -155,11 +121,9 @@ impl Uring {
         match sent {
             Ok(sent) if sent >= flight => {}
             Ok(_) => socket.flags.set(Flags::STALLED),
-            Err(_) => match Errno::from_raw_os_error(-result) {
-                Errno::AGAIN => socket.flags.set(Flags::STALLED),
-                Errno::INTR => {}
-                error => return self.break_off(id, net::loss(error)),
-            },
+            Err(Errno::AGAIN) => socket.flags.set(Flags::STALLED),
+            Err(Errno::INTR) => {}
+            Err(error) => return self.break_off(id, net::loss(error)),
         }
         if socket.queue.bytes < QUEUE_LOW && socket.flags.any(Flags::CONGESTED) {
             socket.flags.clear(Flags::CONGESTED);

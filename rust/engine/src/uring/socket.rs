@@ -71,8 +71,10 @@ impl Flags {
     /// The peer went on sending after the close, or took its bytes slowly.
     pub(crate) const TALKING: u32 = 1 << 19;
 
-    /// Its end was seen while it was read, which tells it in time.
+    /// Its end was seen while it was read: it has to be seen again if reading does not tell it.
     pub(crate) const SEEN: u32 = 1 << 20;
+    /// Its end was seen since the kernel began to receive for it: the receiving may have missed it.
+    pub(crate) const MISSED: u32 = 1 << 21;
 
     /// Whether any of these is true.
     #[inline]
@@ -158,12 +160,17 @@ impl Socket {
         drains || !self.flags.any(NOT)
     }
 
-    /// Whether the kernel shall look for its end, since nothing is received.
+    /// Whether the kernel shall look for its end, or for the connection being made.
     #[inline]
     pub(crate) const fn wants_watch(&self) -> bool {
+        !self.flags.any(Flags::CLOSED | Flags::PASSING)
+    }
+
+    /// Whether its end has to be told when it is seen, since nothing is received.
+    #[inline]
+    pub(crate) const fn is_unread(&self) -> bool {
         const NOT: u32 = Flags::CLOSED | Flags::BROKEN | Flags::PASSING | Flags::PARKED;
-        let open = !self.flags.any(NOT);
-        open && self.flags.any(Flags::PAUSED | Flags::ENDED | Flags::CONNECTING)
+        self.flags.any(Flags::PAUSED | Flags::ENDED) && !self.flags.any(NOT)
     }
 
     /// Whether what is received now cannot be told at once.
