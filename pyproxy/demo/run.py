@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
+import shutil
 import sys
 import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -23,12 +22,21 @@ from pyproxy.demo.children import tail
 from pyproxy.demo.postgres import USER, Postgres
 from pyproxy.demo.service import Service
 from pyproxy.demo.storm import TABLE_SQL, Outcome, Storm
-from pyproxy.demo.surroundings import check_open_files, forget_foreign_settings, scratch_folder
+from pyproxy.demo.surroundings import (
+    EndedError,
+    check_open_files,
+    forget_foreign_settings,
+    ignore_signals,
+    let_signals_end,
+    scratch_folder,
+)
 from pyproxy.demo.verdict import broken_promises, praise, table
 from pyproxy.errors import OperatorError
 
 LIVE_S = 1.0
 """How often the live line is drawn, in seconds."""
+_BESIDE_BAR = 36
+"""Columns of a line with a progress bar that are not the bar; wrapped lines cannot be redrawn."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,6 @@ class Size:
     servers: int
     workers: int
     seconds: float
-
-
-class _EndedError(Exception):
-    """A signal asked the demo to end."""
 
 
 def run_demo(size: Size, *, once: bool) -> int:
@@ -64,13 +68,13 @@ def run_demo(size: Size, *, once: bool) -> int:
     check_open_files(size.clients)
     forget_foreign_settings(os.environ)
     try:
-        _let_signals_end()
+        let_signals_end()
         with ExitStack() as stack:
             try:
                 return _show(size, stack, once=once)
             finally:
-                _ignore_signals()
-    except _EndedError:
+                ignore_signals()
+    except EndedError:
         click.echo("\nended before the verdict")
         return exitcodes.FINDINGS
     except BrokenPipeError:
@@ -88,6 +92,8 @@ def _show(size: Size, stack: ExitStack, *, once: bool) -> int:
     proxied = _storm("through pyproxy", service.url, size, server)
     click.echo(f"\n{table(direct, proxied)}\n")
     broken = broken_promises(proxied, size.servers)
+    if (code := service.ended()) is not None:
+        broken.append(f"the proxy ended with {code}")
     for promise in broken:
         _say(f"broken: {promise}", "red")
     if broken:
@@ -136,8 +142,13 @@ def _storm(name: str, url: str, size: Size, server: Postgres) -> Outcome:
     if not sys.stdout.isatty():
         click.echo(f"  a storm {name} …")
         return storm.run(server, lambda _: None)
-    with click.progressbar(length=size.clients, label=f"  {name:<22}", show_eta=False) as bar:
+    label, width = f"  {name:<22}", min(36, max(1, _columns() - _BESIDE_BAR))
+    with click.progressbar(length=size.clients, label=label, show_eta=False, width=width) as bar:
         return storm.run(server, lambda done: bar.update(done - bar.pos))
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def _stay(server: Postgres, service: Service, size: Size) -> None:
@@ -148,9 +159,9 @@ def _stay(server: Postgres, service: Service, size: Size) -> None:
     try:
         while service.ended() is None and server.ended() is None:
             if sys.stdout.isatty():
-                click.echo(f"\r\033[K{_live_line(service, size)}", nl=False)
+                click.echo(f"\r\033[K{_live_line(service, size)[: _columns() - 1]}", nl=False)
             threading.Event().wait(LIVE_S)
-    except _EndedError:
+    except EndedError:
         click.echo("\nended")
         return
     who, code, log_path = "the proxy", service.ended(), service.log_path
@@ -170,23 +181,3 @@ def _live_line(service: Service, size: Size) -> str:
         f"{time.strftime('%H:%M:%S')}  {now['clients']:,} clients, {now['waiting']:,} waiting, "
         f"{now['servers']} of {size.servers} server connections, {busy} busy"
     )
-
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def _end(_number: int, _frame: FrameType | None) -> None:
-    _ignore_signals()
-    raise _EndedError
-
-
-def _let_signals_end() -> None:
-    """Let the first signal that asks for an end raise ``_EndedError``; further ones do nothing."""
-    for each in _ENDING:
-        signal.signal(each, _end)
-
-
-def _ignore_signals() -> None:
-    """Let nothing interrupt the tidying up, which is bounded."""
-    for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)

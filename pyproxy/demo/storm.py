@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20.0
 """What the last client gets beyond its stay; whoever is not gone by then has failed."""
+SILENT = f"no answer in {PATIENCE_S:g} s"
+MISSED = "never came: this machine cannot make clients so quickly; give them more --seconds"
 _STACK_BYTES = 512 * 1024
 """Stack of a client's thread: a thousand of them must not look like a leak."""
 
@@ -84,6 +86,7 @@ class Storm:
         self.seconds = seconds
         self._lives: list[Life] = []
         self._confirmed: set[int] = set()
+        self._came = 0
         self._unable = ""
         self._lock = threading.Lock()
         self._present = 0
@@ -109,15 +112,22 @@ class Storm:
             time.sleep(0.1)
         self._over.set()
         with self._lock:
-            silent = self.clients - len(self._lives)
-            lives = [*self._lives, *[Life(PATIENCE_S, f"no answer in {PATIENCE_S:g} s")] * silent]
+            silent = [Life(PATIENCE_S, SILENT)] * (self._came - len(self._lives))
+            missed = [Life(PATIENCE_S, MISSED)] * (self.clients - self._came)
+            lives = [*self._lives, *silent, *missed]
             confirmed = frozenset(self._confirmed)
         if self._unable:
             raise OperatorError(self._unable, exitcodes.UNAVAILABLE)
         census.finish()
+        self._see_off(time.monotonic() + PATIENCE_S)
         progress(self.clients)
         kept = len(confirmed & census.rows)
         return Outcome(lives, self._most_present, census.most_servers, len(confirmed), kept)
+
+    def _see_off(self, deadline: float) -> None:
+        """Wait until even the late ones are gone: the next storm's census would count them."""
+        while self._present and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def _let_them_come(self) -> None:
         first = time.monotonic()
@@ -135,6 +145,7 @@ class Storm:
 
     def _live(self, number: int, moment: float) -> None:
         with self._lock:
+            self._came += 1
             self._present += 1
             self._most_present = max(self._most_present, self._present)
         stayed_s, error = self._visit(number)

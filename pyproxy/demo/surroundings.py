@@ -1,4 +1,4 @@
-"""What the demo takes from its surroundings, and what it keeps out: variables, a folder, limits.
+"""What the demo takes from its surroundings and what it keeps out: variables, folder, signals.
 
 A machine on which somebody works with real databases has libpq's variables set, and this proxy's.
 Not here: PostgreSQL's programs (``binaries.py``). Next on the path: ``binaries.py``.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import resource
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from pyproxy import exitcodes
 from pyproxy.demo.binaries import reachable_by_all, server_account
@@ -22,6 +24,12 @@ FOREIGN = ("PG", "PYPROXY__", "NOTIFY_SOCKET", "WATCHDOG_")
 that our proxy is ready."""
 FILES_SPARE = 100
 """Open files that this process needs besides one for each client."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class EndedError(Exception):
+    """A signal asked for an end."""
 
 
 def forget_foreign_settings(environment: MutableMapping[str, str]) -> None:
@@ -69,3 +77,20 @@ def check_open_files(clients: int) -> None:
             exitcodes.UNAVAILABLE,
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    ignore_signals()
+    raise EndedError
+
+
+def let_signals_end() -> None:
+    """Let the first signal that asks for an end raise ``EndedError``; further ones do nothing."""
+    for each in _ENDING:
+        signal.signal(each, _end)
+
+
+def ignore_signals() -> None:
+    """Let nothing interrupt the tidying up, which is bounded."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
