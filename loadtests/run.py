@@ -5,21 +5,22 @@ usage: python -m loadtests.run [--target proxy|direct|both] [--clients N] [--rat
 
 Locust runs as a process of its own, headless; this one starts PostgreSQL and pyproxy, counts server
 connections and compares. Exit codes: 0 nothing failed through the proxy, 1 something did, 2 usage,
-69 a program could not be run. Next on the path: `locustfile.py`.
+69 a program could not be run or died, or nothing could be written. Next on the path:
+`locustfile.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,12 @@ from pyproxy import exitcodes
 from pyproxy.demo.children import Child, tail
 from pyproxy.demo.postgres import USER, Postgres
 from pyproxy.demo.service import Service
+from pyproxy.demo.surroundings import (
+    EndedError,
+    forget_foreign_settings,
+    let_signals_end,
+    scratch_folder,
+)
 from pyproxy.errors import OperatorError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,25 +59,35 @@ class Peak:
 
 @contextmanager
 def counted(server: Postgres) -> Iterator[Peak]:
-    """Count the storm's server connections all the while, through a connection not counted."""
-    peak = Peak()
-    stop = threading.Event()
-    with closing(server.connect()) as connection:
+    """Count the storm's server connections all the while, through a connection not counted.
 
-        def count() -> None:
-            with connection.cursor() as cursor:
+    Raises `OperatorError` (69) at the end if the server could not be asked all the while.
+    """
+    peak = Peak()
+    failures: list[OperatorError] = []
+    stop = threading.Event()
+
+    def count() -> None:
+        try:
+            with server.cursor() as cursor:
                 while not stop.wait(SAMPLE_EVERY_S):
                     cursor.execute(COUNT_SQL)
                     row = cursor.fetchone()
                     peak.most = max(peak.most, row[0] if row else 0)
+        except OperatorError as error:
+            failures.append(error)
 
-        thread = threading.Thread(target=count, name="count")
-        thread.start()
-        try:
-            yield peak
-        finally:
-            stop.set()
-            thread.join()
+    thread = threading.Thread(target=count, name="count", daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join(STOP_S)
+    if thread.is_alive():
+        failures.append(OperatorError("PostgreSQL stands still", exitcodes.UNAVAILABLE))
+    if failures:
+        raise failures[0]
 
 
 def environment(port: int, password: str) -> dict[str, str]:
@@ -122,11 +139,10 @@ def storm(
 def run(given: argparse.Namespace, out: Path) -> list[Outcome]:
     """Run the storms that were asked for on a server that lives as long as they do."""
     outcomes = []
-    with tempfile.TemporaryDirectory(prefix="pyproxy-load-") as scratch:
-        folders = {name: Path(scratch, name) for name in ("postgres", "pyproxy")}
+    with scratch_folder("pyproxy-load-") as scratch:
+        folders = {name: scratch / name for name in ("postgres", "pyproxy")}
         for folder in folders.values():
-            folder.mkdir()
-        Path(scratch).chmod(0o711)
+            folder.mkdir(mode=0o700)
         server = Postgres(folders["postgres"])
         try:
             server.start()
@@ -137,6 +153,9 @@ def run(given: argparse.Namespace, out: Path) -> list[Outcome]:
                 try:
                     service.start()
                     outcomes.append(storm(given, "proxy", server, service.port, out))
+                    if (code := service.ended()) is not None:
+                        text = f"the proxy ended with {code}:\n{service.log_tail()}"
+                        raise OperatorError(text, exitcodes.UNAVAILABLE)
                 finally:
                     service.stop()
             if given.target != "proxy":
@@ -163,7 +182,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     add("--out", type=Path, help=f"folder of the results (default {RESULTS.name}/TIME)")
     given = parser.parse_args(arguments)
     positive = (given.clients, given.rate, given.seconds, given.servers, given.workers)
-    if min(positive) <= 0 or given.stay < 0:
+    if not all(0 < number < math.inf for number in positive) or not 0 <= given.stay < math.inf:
         parser.error("numbers must be above 0 (--stay: 0 or above)")
     if round(given.rate * given.seconds) < 1:
         parser.error("with this rate nobody comes in this time")
@@ -180,17 +199,35 @@ def head(given: argparse.Namespace) -> str:
     )
 
 
+def prepare(out: Path) -> None:
+    """Make the results' folder and remove an earlier run's figures: they are not this run's.
+
+    Raises `OperatorError` (69) if nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for target in ("proxy", "direct"):
+            for ending in ("html", "json", "figures.json", "log"):
+                (out / f"{target}.{ending}").unlink(missing_ok=True)
+        (out / "comparison.md").write_text("")
+    except OSError as error:
+        text = f"the results cannot be written: {error}; name another folder with --out"
+        raise OperatorError(text, exitcodes.UNAVAILABLE) from None
+
+
 def main(arguments: list[str]) -> int:
     """Run, print and write the table; return the exit code."""
     given = options(arguments)
     out = (given.out or RESULTS / time.strftime("%Y%m%d-%H%M%S")).resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    forget_foreign_settings(os.environ)
     try:
+        let_signals_end()
+        prepare(out)
         outcomes = run(given, out)
     except OperatorError as error:
         print(f"load: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except EndedError:
         print("load: stopped; there is no table", file=sys.stderr)
         return exitcodes.FINDINGS
     text = page(head(given), outcomes)

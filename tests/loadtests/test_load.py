@@ -13,11 +13,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from loadtests.run import ROOT, command, options
+from loadtests.run import ROOT, command, counted, options, prepare
+from pyproxy import exitcodes
+from pyproxy.demo.postgres import Postgres as Server
+from pyproxy.errors import OperatorError
 from tests.fix_postgres import Postgres
 
 RUN_S = 110.0
@@ -199,3 +202,37 @@ def test_nothing_but_this_machine_is_loaded(postgres15: Postgres, tmp_path: Path
     assert done.returncode != 0
     assert "load only this machine" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_figures_of_an_earlier_run_are_removed_before_a_new_one(tmp_path: Path) -> None:
+    old = [tmp_path / name for name in ("proxy.figures.json", "direct.html", "proxy.log")]
+    for path in old:
+        path.write_text("{}")
+    kept = tmp_path / "notes.txt"
+    kept.touch()
+    prepare(tmp_path)
+    assert not any(path.exists() for path in old)
+    assert kept.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OperatorError, match="--out") as refused:
+        prepare(tmp_path / "file" / "results")
+    assert refused.value.exit_code == exitcodes.UNAVAILABLE
+
+
+@pytest.mark.parametrize("wrong", [("--rate", "nan"), ("--seconds", "inf"), ("--stay", "nan")])
+def test_what_is_no_number_is_a_wrong_argument(wrong: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        options(list(wrong))
+    assert refused.value.code == exitcodes.USAGE
+
+
+def test_a_server_that_could_not_be_counted_is_no_result() -> None:
+    class Gone:
+        def cursor(self) -> None:
+            raise OperatorError("PostgreSQL failed", exitcodes.UNAVAILABLE)
+
+    with pytest.raises(OperatorError, match="failed"), counted(cast("Server", Gone())):
+        pass
