@@ -478,11 +478,14 @@ fn outcome<D: Inspect>(seed: u64) -> Outcome {
     run.finish()
 }
 
+/// Seeds that have found something: the kernel missed a reset behind the last bytes.
+const FOUND: [u64; 1] = [1041];
+
 #[test]
 fn both_drivers_tell_the_core_the_same() {
     let seeds = std::env::var("ENGINE_SEEDS").map_or(32, |text| text.parse().unwrap());
     let first = std::env::var("ENGINE_SEED").map_or(1, |text| text.parse().unwrap());
-    for seed in first..first + seeds {
+    for seed in FOUND.into_iter().chain(first..first + seeds) {
         println!("ENGINE_SEED={seed}");
         let (one, other) = (outcome::<Epoll>(seed), outcome::<Uring>(seed));
         assert!(one == other, "seed {seed}: the drivers differ");
