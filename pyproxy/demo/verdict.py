@@ -5,6 +5,7 @@ Pure. Next on the path: ``run.py``.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ _ERRORS_SHOWN = 3
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Return the value below which ``share`` (0–1) of the ``ordered`` values lie (nearest rank)."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def broken_promises(outcome: Outcome, servers: int) -> list[str]:
