@@ -97,6 +97,33 @@ fn a_flood_from_a_server_stops_at_the_queue_limit_and_loses_nothing() {
 }
 
 #[test]
+fn slow_peers_do_not_keep_the_others_from_being_served() {
+    const SLOW: u32 = 3;
+    let mut bed = Bed::new(|told, chunk, sink| match (told, chunk) {
+        (Told::Bytes(conn, _), Some(chunk)) if *conn == client(0) => {
+            for each in 1..=SLOW {
+                sink.send(client(each), chunk.id, 0..chunk.bytes.len());
+            }
+        }
+        _ => echo(told, chunk, sink),
+    });
+    let mut near: Vec<_> = (0..SLOW + 2).map(|_| bed.client()).collect();
+    bed.until(|bed| bed.told().len() == near.len());
+    let sent = pattern(LARGE);
+    bed.write(&mut near[0], &sent);
+    let served = near.last_mut().unwrap();
+    for _ in 0..3 {
+        bed.write(served, b"ping");
+        assert_eq!(bed.read(served, 4), b"ping");
+    }
+    for slow in near.iter_mut().skip(1).take(SLOW as usize) {
+        assert!(bed.read(slow, LARGE) == sent, "the bytes differ");
+    }
+    bed.settle();
+    assert!(bed.engine.parts().1.holds_nothing(), "a buffer is lost");
+}
+
+#[test]
 fn a_pause_and_a_resume_in_one_turn_change_nothing() {
     let mut bed = Bed::new(|told, chunk, sink| {
         if let Told::Bytes(conn, _) = told {

@@ -27,11 +27,12 @@ use crate::limits::{BUFFER_BYTES, BUFFERS, BUFFERS_KEPT_MAX};
 /// The kernel's name for the blocks.
 pub(crate) const GROUP: u16 = 1;
 
-/// One line of the processor's cache more than a power of two, so that the heads of the blocks do
-/// not all share one place in it.
-#[repr(align(64))]
+/// With the allocator's own 16 bytes one line of the processor's cache more than a power of two, so
+/// that the heads of the blocks do not all share one place in it. Not aligned any further: that
+/// would have all of it written to at once, and memory that no traffic needs would be used.
+#[repr(align(16))]
 struct BlockMemory {
-    _bytes: [u8; BUFFER_BYTES + 64],
+    _bytes: [u8; BUFFER_BYTES + 48],
 }
 
 /// The entries that the kernel reads; it wants them page-aligned.
