@@ -1,11 +1,11 @@
 //! Receiving with the io_uring driver, and what the end of a connection looks like.
 //!
 //! What may not be told now is held, in its block if few are kept and copied otherwise, so that
-//! nobody's pause costs the others their blocks. Each connection's end is looked for apart: it is
-//! told from there while nothing is received (it is paused, or a client has half-closed), and Linux
-//! (seen with 6.18) may miss a reset that comes together with the last bytes: it takes the hint that
-//! no more bytes wait for the news that nothing else does. Such a receive is armed anew, which shows
-//! it. Ends are told as by the epoll driver (`receive.rs` has the table). Next on the path: `sends.rs`.
+//! nobody's pause costs the others their blocks. Each connection's end is looked for apart. It is
+//! told from there while nothing is received (it is paused, or a client has half-closed). And Linux
+//! (seen with 6.18) may miss a reset that comes together with the last bytes: no more bytes wait,
+//! so it takes it that there is no more news. Such a receive is armed anew, which brings it out.
+//! Ends are told as by the epoll driver (`receive.rs` has the table). Next on the path: `sends.rs`.
 
 use proxy_core::ids::Conn;
 use proxy_core::sink::Gone;

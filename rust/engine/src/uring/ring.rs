@@ -241,9 +241,9 @@ impl Ring {
         self.push(entry.build().flags(squeue::Flags::SKIP_SUCCESS), key);
     }
 
-    /// Sends what there is in these slices: all of it, however long that takes, or, `quick`, as much
-    /// as the kernel takes at once. A quick send is over when [`Ring::enter`] has submitted it, and
-    /// completes only if it has failed or sent less.
+    /// Sends what there is in these slices: all of it, however long that takes, or, `quick`, as
+    /// much as the kernel takes at once. A quick send is over when [`Ring::enter`] has submitted
+    /// it, and completes only if it has failed or sent less.
     ///
     /// # Safety
     /// The bytes stay where they are, unchanged, until the send is over.
