@@ -7,14 +7,14 @@ pub(crate) const RECEIVE_BYTES: usize = 64 * 1024;
 pub(crate) const RECEIVES_PER_TURN: u8 = 4;
 /// Receives from a server whose sending side broke, to save its last words (its FATAL message).
 pub(crate) const LAST_WORDS_RECEIVES: u8 = 16;
-/// Blocks of the io_uring driver, a power of two: with `BUFFER_BYTES` 4 MiB a worker, of which only
-/// what traffic has touched costs memory.
-pub(crate) const BUFFERS: u16 = 256;
+/// Blocks of the io_uring driver, a power of two: with `BUFFER_BYTES` 2 MiB a worker, of which only
+/// what traffic has touched costs memory. The kernel fills some 20 to 50 of them a turn.
+pub(crate) const BUFFERS: u16 = 128;
 /// Bytes of a block: most messages fit, and a large result takes four operations for each 64 KiB.
 pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
 /// Ranges that may stay in their blocks beyond a turn, since their peer is slow or reading is
 /// paused; far below `BUFFERS`, so that the others never run out of blocks.
-pub(crate) const BUFFERS_KEPT_MAX: usize = 64;
+pub(crate) const BUFFERS_KEPT_MAX: usize = 32;
 /// Bytes received in one turn, from all connections together: then they are sent before more is
 /// taken, so that a flood neither fills a queue nor takes all blocks.
 pub(crate) const TURN_BYTES_MAX: usize = 512 * 1024;
@@ -25,6 +25,8 @@ pub(crate) const FLIGHT_BYTES_MAX: usize = 128 * 1024;
 pub(crate) const GATHER_BYTES_EACH: usize = 1024;
 /// Vectors kept to be used again for bytes of our own.
 pub(crate) const SPARES_MAX: usize = 64;
+/// Bytes up to which such a vector is kept: 256 KiB in all.
+pub(crate) const SPARE_BYTES_MAX: usize = 4 * 1024;
 /// Entries submitted at a time; more take another system call.
 pub(crate) const SUBMISSIONS_MAX: u32 = 1_024;
 /// Completions that the kernel holds ready without allocating.

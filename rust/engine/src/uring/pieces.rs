@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::buffers::Pool;
-use crate::limits::{REUSE_MAX, SPARES_MAX};
+use crate::limits::{SPARE_BYTES_MAX, SPARES_MAX};
 
 /// The bytes that wait for one socket, in order.
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ impl Pieces {
     }
 
     fn give_up(&mut self, mut bytes: Vec<u8>) {
-        if bytes.capacity() <= REUSE_MAX && self.spares.len() < SPARES_MAX {
+        if bytes.capacity() <= SPARE_BYTES_MAX && self.spares.len() < SPARES_MAX {
             bytes.clear();
             self.spares.push(bytes);
         }
