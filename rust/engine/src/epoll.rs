@@ -64,6 +64,8 @@ pub(crate) struct Epoll {
     pub(crate) table: Table<Socket>,
     pub(crate) work: Option<Work>,
     pub(crate) notes: VecDeque<Note>,
+    /// Servers whose last words are to be read.
+    broken: VecDeque<(Conn, Gone)>,
     pub(crate) counters: Counters,
     /// `None` while it is lent out.
     pub(crate) buffer: Option<Buffer>,
@@ -98,6 +100,7 @@ impl Epoll {
             table: Table::default(),
             work: None,
             notes: VecDeque::new(),
+            broken: VecDeque::new(),
             counters: Counters::default(),
             buffer: Some(Buffer::new()),
             lingering: Lingering::default(),
@@ -147,7 +150,7 @@ impl Epoll {
             Note::Broken(conn @ Conn::Server(_), why) => {
                 // What it said before it went (its FATAL message) is worth more than our error.
                 self.table.get(conn)?;
-                self.work = Some(Work::Read(Reading::last_words(conn, why)));
+                self.broken.push_back((conn, why));
                 None
             }
             Note::Broken(conn, why) => self.gone(conn, why),
@@ -377,6 +380,9 @@ impl Driver for Epoll {
                     Work::Accept { listener, left } => self.accept(listener, left),
                     Work::Mail { left, hangup } => self.take_mail(left, hangup),
                 }
+            } else if let Some((conn, why)) = self.broken.pop_front() {
+                self.work = Some(Work::Read(Reading::last_words(conn, why)));
+                None
             } else if let Some(ready) = self.poller.next() {
                 self.handle_ready(ready)
             } else if self.batches.count() > 0 {

@@ -478,8 +478,9 @@ fn outcome<D: Inspect>(seed: u64) -> Outcome {
     run.finish()
 }
 
-/// Seeds that have found something: the kernel missed a reset behind the last bytes.
-const FOUND: [u64; 1] = [1041];
+/// Seeds that have found something: the kernel missed a reset behind the last bytes; of two servers
+/// that broke in one turn the epoll driver read one's last words only.
+const FOUND: [u64; 2] = [1041, 2031];
 
 #[test]
 fn both_drivers_tell_the_core_the_same() {
@@ -488,6 +489,11 @@ fn both_drivers_tell_the_core_the_same() {
     for seed in FOUND.into_iter().chain(first..first + seeds) {
         println!("ENGINE_SEED={seed}");
         let (one, other) = (outcome::<Epoll>(seed), outcome::<Uring>(seed));
-        assert!(one == other, "seed {seed}: the drivers differ");
+        for (one, other) in one.iter().zip(&other) {
+            let (conn, bytes, ends) = one;
+            assert_eq!((conn, ends), (&other.0, &other.2), "seed {seed}: the ends differ");
+            assert!(*bytes == other.1, "seed {seed}: the bytes of {conn:?} differ");
+        }
+        assert_eq!(one.len(), other.len());
     }
 }
