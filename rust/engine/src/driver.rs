@@ -1,10 +1,10 @@
 //! The completion-shaped seam between the loop and the way the kernel is asked.
 //!
 //! A driver hands out *completions*: bytes have arrived, a connection is made, a queue has drained.
-//! What was received stays valid until [`Driver::submit`] takes it back, and every send made from
-//! it is done or copied by then. A driver keeps one send in flight a socket, in order. epoll
-//! (`epoll.rs`) turns readiness into completions; an io_uring driver gets them from its ring.
-//! Neither the core nor the loop knows which one runs. Next on the path: `epoll.rs`.
+//! What was received stays valid until [`Driver::submit`] takes it back; the driver keeps it for
+//! the sends made from it, or copies it. It keeps one send in flight a socket, in order. epoll
+//! (`epoll.rs`) turns readiness into completions; io_uring (`uring/mod.rs`) gets them from its
+//! ring. Neither the core nor the loop knows which one runs. Next on the path: `epoll.rs`.
 
 use std::io;
 use std::ops::Range;
