@@ -25,7 +25,7 @@ from tests.fix_postgres import wait_until
 
 FIRST_LINE_S = 20.0
 VERDICT_S = 300.0
-SMALL = ("--clients", "100", "--seconds", "1")
+SMALL = ("--clients", "60", "--seconds", "1")
 
 
 class Demo:
@@ -111,12 +111,12 @@ def scratch() -> Iterator[Path]:
 
 def test_once_ends_with_a_verdict_and_leaves_nothing_behind(scratch: Path) -> None:
     demo = Demo(scratch, "--once", *SMALL)
-    demo.wait_line("pyproxy demo: 100 short-lived clients on 20 server connections", FIRST_LINE_S)
+    demo.wait_line("pyproxy demo: 60 short-lived clients on 20 server connections", FIRST_LINE_S)
     code = demo.end()
     assert code == exitcodes.OK, demo.text
     urls = re.findall(r"psql (postgresql://demo:\w+@127\.0\.0\.1:\d+/demo)", demo.text)
     assert len(urls) == 2, demo.text
-    for row in ("clients +100 +100", "confirmed commits kept +100 +100", "p50", "p99"):
+    for row in ("clients +60 +60", "confirmed commits kept +60 +60", "p50", "p99"):
         assert re.search(row, demo.text), demo.text
     assert "no error, no commit lost" in demo.text
     demo.assert_nothing_is_left()
@@ -137,7 +137,7 @@ def test_it_stays_up_and_its_addresses_work_until_it_is_told_to_end(scratch: Pat
         connection = psycopg2.connect(url)
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM visits")
-            assert cursor.fetchone() == (200,)
+            assert cursor.fetchone() == (120,)
         connection.close()
     config = re.search(r"pyproxy status .* -c (\S+)", demo.text)
     assert config is not None, demo.text
