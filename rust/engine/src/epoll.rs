@@ -11,7 +11,6 @@ use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use ledger::WorkerId;
-use proxy_core::event::{Event, Level};
 use proxy_core::ids::Conn;
 use proxy_core::sink::{Address, Gone, Now};
 use rustix::io::Errno;
@@ -29,25 +28,12 @@ use crate::limits::{
 use crate::linger::{Lingering, has_unread};
 use crate::listen::{Accepted, Listener, Listeners};
 use crate::net;
+use crate::notes::{Note, refused};
 use crate::passing::Pass;
 use crate::poller::{Key, Poller, READ, Ready, WRITE};
 use crate::post::Post;
 use crate::receive::Reading;
 use crate::table::Table;
-
-/// What came to light during a call of the core; told when the call has returned.
-#[derive(Debug)]
-pub(crate) enum Note {
-    Connected(Conn),
-    /// No connection could be opened; there is no socket.
-    Refused(Conn, Gone),
-    /// A send failed.
-    Broken(Conn, Gone),
-    Congested(Conn),
-    Drained(Conn),
-    Passed(Conn, bool),
-    Notice(Event),
-}
 
 /// A readiness event that takes more than one step.
 #[derive(Debug)]
@@ -63,7 +49,7 @@ pub(crate) struct Epoll {
     pub(crate) poller: Poller,
     pub(crate) table: Table<Socket>,
     pub(crate) work: Option<Work>,
-    pub(crate) notes: VecDeque<Note>,
+    pub(crate) notes: VecDeque<Note<Conn>>,
     /// Servers whose last words are to be read.
     broken: VecDeque<(Conn, Gone)>,
     pub(crate) counters: Counters,
@@ -136,24 +122,16 @@ impl Epoll {
         Some(Completion::Gone(conn, why))
     }
 
-    fn take_note(&mut self, note: Note) -> Option<Completion<Buffer>> {
-        match note {
-            Note::Connected(conn) => self.table.get(conn).map(|_| Completion::Connected(conn)),
-            Note::Refused(conn, why) => Some(Completion::Gone(conn, why)),
-            Note::Notice(event) => Some(Completion::Notice(event)),
-            Note::Passed(conn, true) => Some(Completion::Passed(conn, true)),
-            Note::Passed(conn, false) => {
-                self.table.get(conn).map(|_| Completion::Passed(conn, false))
-            }
-            Note::Congested(conn) => self.table.get(conn).map(|_| Completion::Congested(conn)),
-            Note::Drained(conn) => self.table.get(conn).map(|_| Completion::Drained(conn)),
-            Note::Broken(conn @ Conn::Server(_), why) => {
+    fn take_note(&mut self, note: Note<Conn>) -> Option<Completion<Buffer>> {
+        match note.tell(|conn| self.table.get(conn).is_some()) {
+            Ok(told) => told,
+            Err((conn @ Conn::Server(_), why)) => {
                 // What it said before it went (its FATAL message) is worth more than our error.
                 self.table.get(conn)?;
                 self.broken.push_back((conn, why));
                 None
             }
-            Note::Broken(conn, why) => self.gone(conn, why),
+            Err((conn, why)) => self.gone(conn, why),
         }
     }
 
@@ -434,14 +412,7 @@ impl Driver for Epoll {
                 self.notes.push_back(Note::Connected(conn));
             }
             Ok((fd, false)) => self.watch(conn, fd, Flags::CONNECTING),
-            Err(error) => {
-                if matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) {
-                    let error = io::Error::from(error);
-                    let text = format!("no socket for a connection to a server: {error}");
-                    self.notes.push_back(Note::Notice(Event::Log { level: Level::Warning, text }));
-                }
-                self.notes.push_back(Note::Refused(conn, net::refusal(error)));
-            }
+            Err(error) => self.notes.extend(refused(conn, error)),
         }
     }
 

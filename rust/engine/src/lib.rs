@@ -22,6 +22,7 @@ mod linger;
 mod listen;
 mod mail;
 mod net;
+mod notes;
 mod page;
 mod panics;
 mod passing;

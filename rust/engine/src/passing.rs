@@ -14,7 +14,8 @@ use proxy_core::ids::Conn;
 use crate::chunk::Buffer;
 use crate::conn::Flags;
 use crate::driver::Completion;
-use crate::epoll::{Epoll, Note, Work};
+use crate::epoll::{Epoll, Work};
+use crate::notes::Note;
 use crate::post::{Incoming, Post};
 
 /// A connection that shall go to another worker.

@@ -21,9 +21,10 @@ use rustix::io::Errno;
 use crate::chunk::Buffer;
 use crate::conn::Flags;
 use crate::driver::Completion;
-use crate::epoll::{Epoll, Note, Work};
+use crate::epoll::{Epoll, Work};
 use crate::limits::{LAST_WORDS_RECEIVES, RECEIVES_PER_TURN};
 use crate::net;
+use crate::notes::Note;
 use crate::poller::Ready;
 
 /// A connection that is being read in this turn.

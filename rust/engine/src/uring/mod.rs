@@ -42,7 +42,6 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ledger::WorkerId;
-use proxy_core::event::{Event, Level};
 use proxy_core::ids::{Conn, Slab};
 use proxy_core::sink::{Address, Gone, Now};
 use rustix::io::Errno;
@@ -61,25 +60,12 @@ use crate::limits::{
 };
 use crate::listen::{Listener, Listeners};
 use crate::net;
+use crate::notes::{Note, refused};
 use crate::passing::{Taken, take_mail};
 use crate::post::Post;
 use crate::table::Table;
 
 pub use self::ring::probe;
-
-/// What came to light during a call of the core; told when the call has returned.
-#[derive(Debug)]
-enum Note {
-    Connected(Conn),
-    /// No connection could be opened; there is no socket.
-    Refused(Conn, Gone),
-    /// A connection is broken.
-    Broken(SocketId, Gone),
-    Congested(Conn),
-    Drained(Conn),
-    Passed(Conn, bool),
-    Notice(Event),
-}
 
 /// Something that takes more than one step.
 #[derive(Debug)]
@@ -109,7 +95,7 @@ pub(crate) struct Uring {
     /// Something waits for the end of one.
     hurry: bool,
     work: VecDeque<Work>,
-    notes: VecDeque<Note>,
+    notes: VecDeque<Note<SocketId>>,
     counters: Counters,
     dirty: Vec<SocketId>,
     starving: Vec<SocketId>,
@@ -199,18 +185,10 @@ impl Uring {
         self.sockets.get_mut(id).map(|socket| (id, socket))
     }
 
-    fn take_note(&mut self, note: Note) -> Option<Completion<Chunk>> {
-        match note {
-            Note::Connected(conn) => self.table.get(conn).map(|_| Completion::Connected(conn)),
-            Note::Refused(conn, why) => Some(Completion::Gone(conn, why)),
-            Note::Notice(event) => Some(Completion::Notice(event)),
-            Note::Passed(conn, true) => Some(Completion::Passed(conn, true)),
-            Note::Passed(conn, false) => {
-                self.table.get(conn).map(|_| Completion::Passed(conn, false))
-            }
-            Note::Congested(conn) => self.table.get(conn).map(|_| Completion::Congested(conn)),
-            Note::Drained(conn) => self.table.get(conn).map(|_| Completion::Drained(conn)),
-            Note::Broken(id, why) => self.break_off(id, why),
+    fn take_note(&mut self, note: Note<SocketId>) -> Option<Completion<Chunk>> {
+        match note.tell(|conn| self.table.get(conn).is_some()) {
+            Ok(told) => told,
+            Err((id, why)) => self.break_off(id, why),
         }
     }
 
@@ -505,14 +483,7 @@ impl Driver for Uring {
                 self.notes.push_back(Note::Connected(conn));
             }
             Ok((fd, false)) => self.insert(conn, fd, Flags::CONNECTING),
-            Err(error) => {
-                if matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) {
-                    let error = io::Error::from(error);
-                    let text = format!("no socket for a connection to a server: {error}");
-                    self.notes.push_back(Note::Notice(Event::Log { level: Level::Warning, text }));
-                }
-                self.notes.push_back(Note::Refused(conn, net::refusal(error)));
-            }
+            Err(error) => self.notes.extend(refused(conn, error)),
         }
     }
 

@@ -10,7 +10,8 @@ use ledger::WorkerId;
 use proxy_core::ids::Conn;
 
 use super::socket::{Flags, SocketId};
-use super::{Note, Uring, Work};
+use super::{Uring, Work};
+use crate::notes::Note;
 
 /// A connection that shall go to another worker.
 #[derive(Debug)]

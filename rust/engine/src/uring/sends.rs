@@ -9,12 +9,13 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
+use super::Uring;
 use super::buffers::Chunk;
 use super::socket::{Flags, SocketId};
-use super::{Note, Uring};
 use crate::driver::Completion;
 use crate::limits::{FLIGHT_BYTES_MAX, GATHER_BYTES_EACH, QUEUE_HIGH, QUEUE_LOW, SLICES_PER_SEND};
 use crate::net;
+use crate::notes::Note;
 
 impl Uring {
     /// Something has been queued: it is sent when the turn ends.
