@@ -64,7 +64,7 @@ pub(crate) mod entry {
     pub(crate) const WAITING: usize = 4;
     pub(crate) const SERVERS: usize = 5;
     pub(crate) const PAUSED_BUSY: usize = 6;
-    /// `since << 2 | claim` of the oldest want; 0 = none.
+    /// `since << 3 | claim` of the oldest want; 0 = none.
     pub(crate) const WANT_SINCE: usize = 8;
     pub(crate) const WANT_POOL: usize = 9;
     /// 1 while a poke is on its way.
