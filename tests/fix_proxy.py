@@ -26,6 +26,7 @@ import pytest
 from pyproxy.demo.children import free_port
 from pyproxy.verbs.service import CONTROL, STATS, ask
 from tests.fix_postgres import PASSWORDS, wait_until
+from tests.processes import cpu_seconds, private_bytes
 from tests.wire import PROTOCOL_3_0, WAIT_S, Wire, WireError
 
 START_S = 20.0
@@ -293,23 +294,6 @@ class Proxy:
         password = PASSWORDS.get(user)
         login = user if password is None else f"{user}:{password}"
         return f"postgresql://{login}@{self.host}:{self.port}/{database}?sslmode=disable"
-
-
-def private_bytes(pid: int) -> int:
-    """Return the private memory of a process in bytes (what it alone keeps from others)."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return 1024 * sum(int(kb) for kb in re.findall(r"Private_\w+:\s+(\d+) kB", text))
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the on-CPU seconds of all threads of a process, as the scheduler counts them."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            total += int((task / "schedstat").read_text().split()[0])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return total / 1e9
 
 
 class ProxyMaker:

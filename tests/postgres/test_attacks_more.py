@@ -26,6 +26,7 @@ from tests.postgres.fakes import CANCEL_REQUEST, FakeServer
 from tests.postgres.load import run_clients
 from tests.postgres.test_attacks_workers import AT_ONCE_S, GUEST, clients_at, process_of
 from tests.postgres.traffic import backends, census, is_running, timed
+from tests.processes import descriptors
 from tests.wire import (
     Message,
     Wire,
@@ -254,17 +255,6 @@ def test_too_many_callers_of_a_socket_wait_for_their_turn(
         assert front.log() == before
 
 
-def opened(pid: int) -> list[str]:
-    """Return what the descriptors of a process lead to."""
-    found = []
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found.append(str(each.readlink()))
-        except FileNotFoundError:
-            continue
-    return found
-
-
 def test_a_verb_whose_admin_process_dies_ends_with_69(postgres15: Postgres, proxy: Maker) -> None:
     """Killed while it waits for a worker: one line for the caller, and the next one is answered."""
     front = proxy(postgres15, workers=2)
@@ -273,7 +263,7 @@ def test_a_verb_whose_admin_process_dies_ends_with_69(postgres15: Postgres, prox
     os.kill(stopped, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(front.run_verb, "clients")
-        wait_until(lambda: any("pyproxy rows" in each for each in opened(admin)), "it asks")
+        wait_until(lambda: any("pyproxy rows" in each for each in descriptors(admin)), "it asks")
         os.kill(admin, signal.SIGKILL)
         os.kill(stopped, signal.SIGCONT)
         ended = asked.result()
@@ -388,7 +378,7 @@ def test_mail_for_a_worker_that_hangs_keeps_nobody_waiting_and_leaks_nothing(
     with clients_at(front, 0, 1) as (other, victim):
         assert other.value("SELECT 1") == "1"
         stopped, lives = process_of(front, 1), process_of(front, 0)
-        before = [len(opened(pid)) for pid in (front.process.pid, lives)]
+        before = [len(descriptors(pid)) for pid in (front.process.pid, lives)]
         os.kill(stopped, signal.SIGSTOP)
         with ExitStack() as stack:
             for number in range(20 * STOLEN):
@@ -404,7 +394,7 @@ def test_mail_for_a_worker_that_hangs_keeps_nobody_waiting_and_leaks_nothing(
 
         def is_as_before() -> bool:
             assert front.process is not None
-            now = [len(opened(pid)) for pid in (front.process.pid, lives)]
+            now = [len(descriptors(pid)) for pid in (front.process.pid, lives)]
             return all(b - a < STOLEN for a, b in zip(before, now, strict=True))
 
         wait_until(is_as_before, "no descriptor is left over")

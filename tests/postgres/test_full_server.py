@@ -12,10 +12,11 @@ from contextlib import ExitStack, closing
 import pytest
 
 from tests.fix_postgres import Postgres, wait_until
-from tests.fix_proxy import Proxy, cpu_seconds
+from tests.fix_proxy import Proxy
 from tests.postgres.load import run_clients
 from tests.postgres.test_attacks_more import budget, cells
 from tests.postgres.test_attacks_workers import clients_at
+from tests.processes import cpu_seconds
 from tests.wire import query
 
 Maker = Callable[..., Proxy]

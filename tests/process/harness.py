@@ -20,6 +20,7 @@ from pyproxy.demo.children import free_port
 from pyproxy.errors import OperatorError
 from pyproxy.verbs.service import CONTROL, STATS, ask
 from tests.fix_postgres import wait_until
+from tests.processes import lives
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = """\
@@ -166,27 +167,3 @@ def services(folder: Path) -> Iterator[Callable[..., Service]]:
 
 def _ended(pid: int) -> bool:
     return not lives(pid)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def private_kb(pid: int) -> int:
-    """Return the memory that a process shares with no other, in kB."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(kb) for kb in re.findall(r"Private_\w+:\s+(\d+) kB", text))
-
-
-def descriptors(pid: int) -> list[str]:
-    """Return what the descriptors of a process lead to."""
-    found = []
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found.append(str(each.readlink()))
-        except FileNotFoundError:
-            continue
-    return found

@@ -19,7 +19,8 @@ import pytest
 from pyproxy.errors import OperatorError
 from pyproxy.verbs.service import STATS
 from tests.fix_postgres import wait_until
-from tests.process.harness import Service, descriptors, lives, services
+from tests.process.harness import Service, services
+from tests.processes import descriptors, lives
 
 Make = Callable[..., Service]
 RESTART_S = 3.0  # ten times what is promised

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.fix_postgres import wait_until
-from tests.process.harness import Service, private_kb, services
+from tests.process.harness import Service, services
+from tests.processes import private_bytes
 
-WORKER_KB_MAX = 12 * 1024
-HELPER_KB_MAX = 16 * 1024
+WORKER_BYTES_MAX = 12 * 1024 * 1024
+HELPER_BYTES_MAX = 16 * 1024 * 1024
 
 
 @pytest.fixture
@@ -29,14 +30,14 @@ def running(tmp_path: Path) -> Iterator[Service]:
 
 
 def test_a_worker_has_at_most_12_mb_that_it_does_not_share(running: Service) -> None:
-    own = {number: private_kb(running.pid("worker", number)) for number in (0, 1)}
-    assert max(own.values()) <= WORKER_KB_MAX, own
+    own = {number: private_bytes(running.pid("worker", number)) for number in (0, 1)}
+    assert max(own.values()) <= WORKER_BYTES_MAX, own
 
 
 def test_controller_and_admin_are_small_too(running: Service) -> None:
     wait_until(running.answers, "the admin process answers")
-    own = {kind: private_kb(running.pid(kind)) for kind in ("controller", "admin")}
-    assert max(own.values()) <= HELPER_KB_MAX, own
+    own = {kind: private_bytes(running.pid(kind)) for kind in ("controller", "admin")}
+    assert max(own.values()) <= HELPER_BYTES_MAX, own
 
 
 def test_the_supervisor_never_loads_what_reads_the_configuration(running: Service) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.fix_postgres import wait_until
-from tests.process.harness import ROOT, Service, lives, services
+from tests.process.harness import ROOT, Service, services
+from tests.processes import lives
 
 Make = Callable[..., Service]
 LOCAL_TARGET = '  [[proxy.target]]\n  host = "127.0.0.1"'
