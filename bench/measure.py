@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from tests.wire import Wire
 
@@ -19,11 +21,11 @@ PGBENCH_GRACE_S = 60
 
 @dataclass(frozen=True)
 class Sample:
-    """One pgbench run: transactions a second, mean latency, CPU of the proxy a transaction."""
+    """One pgbench run: transactions a second, CPU of the proxy a transaction, median latency."""
 
     tps: float
-    latency_ms: float
     cpu_us: float
+    p50_us: float | None
 
 
 def tree(pid: int) -> set[int]:
@@ -62,26 +64,36 @@ def pgbench_program(binaries: Path) -> str:
     return found
 
 
-def pgbench(program: str, port: int, pid: int, seconds: int, arguments: list[str]) -> Sample:
-    """Run pgbench against a port and return what it cost the process tree of `pid`."""
+def pgbench(
+    program: str, port: int, pid: int, seconds: int, arguments: list[str], with_p50: bool = False
+) -> Sample:
+    """Run pgbench against a port and return what it cost the process tree of `pid`.
+
+    `with_p50` has it log every transaction, which costs pgbench itself a little.
+    """
     before = cpu_ns(pid) if pid else 0
-    done = subprocess.run(
-        [
-            *(program, "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-n", "-j", "2"),
-            *("-T", str(seconds), *arguments, "bench"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=seconds + PGBENCH_GRACE_S,
-    )
-    used = (cpu_ns(pid) - before) if pid else 0
-    patterns = (r"actually processed: (\d+)", r"tps = ([\d.e+]+)", r"latency average = ([\d.]+)")
+    with tempfile.TemporaryDirectory(prefix="bench-log-") as folder:
+        log = ["-l", f"--log-prefix={folder}/log"] if with_p50 else []
+        done = subprocess.run(
+            [
+                *(program, "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-n", "-j", "2"),
+                *("-T", str(seconds), *log, *arguments, "bench"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds + PGBENCH_GRACE_S,
+        )
+        used = (cpu_ns(pid) - before) if pid else 0
+        # client, transaction, latency in microseconds, …
+        rows = [row for file in Path(folder).iterdir() for row in file.read_text().splitlines()]
+    latencies = [float(row.split()[2]) for row in rows]
+    patterns = (r"actually processed: (\d+)", r"tps = ([\d.e+]+)")
     found = [re.search(pattern, done.stdout) for pattern in patterns]
-    if done.returncode or None in found:
+    if done.returncode or None in found or with_p50 > bool(latencies):
         raise SystemExit(f"bench: pgbench failed on port {port}:\n{done.stderr[-2000:]}")
-    count, tps, latency = (float(match[1]) for match in found if match)
-    return Sample(tps, latency, used / 1e3 / max(count, 1))
+    count, tps = (float(match[1]) for match in found if match)
+    return Sample(tps, used / 1e3 / max(count, 1), median(latencies) if latencies else None)
 
 
 def idle_client_bytes(port: int, pid: int, clients: int = IDLE_CLIENTS) -> float:

@@ -120,8 +120,8 @@ def pgbouncer(server: Postgres) -> Iterator[Program]:
 
 
 @contextmanager
-def pyproxy(server: Postgres, workers: int = 1) -> Iterator[Program]:
-    """Run pyproxy in front of a server."""
+def pyproxy(server: Postgres, workers: int = 1, io: str = "auto") -> Iterator[Program]:
+    """Run pyproxy in front of a server; `io` as in its settings."""
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     maker = ProxyMaker(private_folder(folder))
     try:
@@ -131,6 +131,7 @@ def pyproxy(server: Postgres, workers: int = 1) -> Iterator[Program]:
             pool={"max_connections": SERVERS},
             max_clients=CLIENTS_MAX,
             workers=workers,
+            supervisor={"io": io},
         )
         assert front.process is not None
         name = "pyproxy" if workers == 1 else f"pyproxy, {workers} workers"

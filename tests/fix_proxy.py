@@ -8,6 +8,7 @@ logged a panic or a traceback. Nothing here knows SQL. Next on the path: `postgr
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -106,7 +107,7 @@ class Proxy:
                     "workers": 1,
                     "runtime_dir": str(self.folder / "run"),
                     "shutdown_timeout": "5s",
-                    "io": "epoll",
+                    "io": os.environ.get("PYPROXY_TEST_IO", "auto"),
                 }
                 | dict(supervisor),
             ),

@@ -53,6 +53,7 @@ SKIPS = r"#\[ignor" + r"e|pytest\.mark\.(?:ski" + r"p|xfai" + r"l)|pytest\.ski" 
 # Where a test may be left out, and why.
 SKIPS_ALLOWED = {
     "rust/engine/src/tests.rs": "the body of another test, which runs it in a process of its own",
+    "tests/process/test_io.py": "a machine may lack io_uring, or forbid it",
     "tests/fix_postgres.py": "a machine may lack one of the two server versions",
 }
 SLEEPS = r"(?:time\.sle" + r"ep|gevent\.sle" + r"ep|asyncio\.sle" + r"ep|thread::sle" + r"ep)\("

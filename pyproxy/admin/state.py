@@ -28,11 +28,13 @@ def status(page: _core.Page, control: Path) -> tuple[dict[str, Any], bool]:
     Where it did not, its keys are missing.
     """
     told = ask_supervisor(control)
-    entries = [page.worker(number) for number in alive(page)]
+    numbers = alive(page)
+    entries = [page.worker(number) for number in numbers]
     sums = {name: sum(entry[name] for entry in entries) for name in SUMS}
     found = {
         "state": "no supervisor" if told is None else told["state"],
         **{key: told[key] for key in _KEPT if told is not None and key in told},
+        "io": ", ".join(sorted({io for number in numbers if (io := page.io(number))})),
         "workers": len(entries),
         **sums,
         "budget": page.budget(),
@@ -60,6 +62,7 @@ def workers(page: _core.Page, control: Path) -> tuple[list[dict[str, Any]], bool
                 "state": state,
                 "uptime_s": known.get("uptime_s"),
                 "restarts": known.get("restarts"),
+                "io": page.io(number),
                 **{name: value for name, value in entry.items() if name != "alive"},
             }
         )

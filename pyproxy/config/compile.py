@@ -72,6 +72,7 @@ def _service(loaded: Loaded) -> Service:
         user=own.user,
         shutdown_timeout_ms=own.shutdown_timeout,
         orphan_timeout_ms=own.orphan_timeout,
+        io=own.io,
         log_format=loaded.settings.log.format,
         log_level=loaded.settings.log.level,
     )

@@ -55,6 +55,7 @@ class Service:
     user: str
     shutdown_timeout_ms: int
     orphan_timeout_ms: int
+    io: str
     log_format: str
     log_level: str
 

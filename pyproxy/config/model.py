@@ -78,7 +78,9 @@ class Supervisor(Section):
         on_reload="restart",
     )
     io: Literal["auto", "io_uring", "epoll"] = setting(
-        "auto", "How the engine waits for sockets.", on_reload="restart"
+        "auto",
+        "How the engine waits for sockets; auto is io_uring where it works, else epoll.",
+        on_reload="restart",
     )
 
 

@@ -46,8 +46,6 @@ def _global(settings: Settings) -> Iterator[Finding]:
     listening = sum(len(each.listen) for proxy in settings.proxy for each in proxy.endpoint)
     if listening > LISTENERS_MAX:
         yield ("proxy",), f"{listening} listen addresses; a service has at most {LISTENERS_MAX}"
-    if settings.supervisor.io == "io_uring":
-        yield ("supervisor", "io"), "not available yet: io_uring; use auto or epoll"
 
 
 def _not_available(proxy: Proxy, at: Path) -> Iterator[Finding]:

@@ -95,6 +95,7 @@ class Nursery:
         estate, service = self._estate, self._estate.epochs.compiled.service
         return WorkerKit(
             name=estate.epochs.compiled.name,
+            io=service.io,
             page=estate.page,
             worker=worker,
             incarnation=incarnation,

@@ -34,6 +34,7 @@ from pyproxy.supervisor.notify import Notify
 from pyproxy.supervisor.nursery import Estate, Mains
 from pyproxy.supervisor.pidfile import PidFile
 from pyproxy.supervisor.privileges import describe, drop_privileges, find_user
+from pyproxy.worker.io import choose_io
 from pyproxy.worker.main import run_worker
 
 MAINS = Mains(run_worker, run_controller, run_admin)
@@ -72,6 +73,9 @@ def run_service(file: str, flags: Sequence[str], mains: Mains = MAINS) -> int:
             files = [pid_file.path, *sockets, *map(Path, listeners.unix_paths())]
             drop_privileges(user, service.runtime_dir, files)
             log_event(_log, logging.INFO, "privileges_dropped", user=describe())
+        io, missing = choose_io(service.io)
+        if missing is not None:
+            log_event(_log, logging.WARNING, "io_uring_missing", reason=missing, io=io)
         for address in compiled.listeners:
             log_event(_log, logging.INFO, "listening", proxy=compiled.name, address=address)
         estate = _make_estate(compiled, listeners, stats, runtime_dir)

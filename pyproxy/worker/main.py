@@ -17,11 +17,13 @@ import gevent
 from gevent.event import Event
 
 from pyproxy import _core, exitcodes
+from pyproxy.errors import OperatorError
 from pyproxy.lifepipe import LifeWatch
 from pyproxy.limits import WATCH_S
 from pyproxy.log import log_event
 from pyproxy.plainsocket import close_now
 from pyproxy.worker.bridge import Bridge
+from pyproxy.worker.io import choose_io
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _log = logging.getLogger("pyproxy.worker")
@@ -31,12 +33,13 @@ _log = logging.getLogger("pyproxy.worker")
 class WorkerKit:
     """What the supervisor gives a worker; descriptors are inherited, times are in seconds.
 
-    ``worker`` is its number (0–63), ``incarnation`` counts all starts of workers from 1, ``epoch``
-    is that of the settings in ``settings_fd``, ``listeners`` are (listener id, descriptor, whether
-    it is a Unix socket).
+    ``io`` is the setting, ``worker`` is its number (0–63), ``incarnation`` counts all starts of
+    workers from 1, ``epoch`` is that of the settings in ``settings_fd``, ``listeners`` are
+    (listener id, descriptor, whether it is a Unix socket).
     """
 
     name: str
+    io: str
     page: _core.Page
     worker: int
     incarnation: int
@@ -86,10 +89,12 @@ class _Worker:
         """Make and start the engine, and give it all it inherited."""
         kit = self.kit
         try:
+            io, _ = choose_io(kit.io)
             engine = _core.Engine(
                 kit.page,
                 kit.worker,
                 kit.incarnation,
+                io,
                 kit.epoch,
                 kit.settings_fd,
                 kit.listeners,
@@ -101,13 +106,16 @@ class _Worker:
         except ValueError as error:
             log_event(_log, logging.ERROR, "configuration_refused", reason=error)
             self.end(exitcodes.CONFIG)
+        except OperatorError as error:  # io_uring was forbidden since the service started
+            log_event(_log, logging.ERROR, "engine_not_started", reason=error)
+            self.end(exitcodes.WORKER_FAILED)
         except Exception:
             _log.exception("engine_not_started")
             self.end(exitcodes.WORKER_FAILED)
         else:
             self.engine = engine
             fields = {"worker": kit.worker, "epoch": kit.epoch}
-            log_event(_log, logging.INFO, "serving", proxy=kit.name, **fields)
+            log_event(_log, logging.INFO, "serving", proxy=kit.name, **fields, io=io)
         # The engine has copies of its own; a listener that it closes must not stay open here.
         for descriptor in (kit.settings_fd, kit.inbox, *kit.outboxes):
             close_now(descriptor)

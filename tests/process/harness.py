@@ -29,6 +29,7 @@ runtime_dir = "run"
 workers = {workers}
 shutdown_timeout = "{drain}"
 orphan_timeout = "{orphan}"
+io = "{io}"
 {more}
 [[proxy]]
 name = "orders"
@@ -60,6 +61,7 @@ class Service:
             "workers": 1,
             "drain": "1s",
             "orphan": "0s",
+            "io": os.environ.get("PYPROXY_TEST_IO", "auto"),
             "more": "",
         }
         self.text = SETTINGS

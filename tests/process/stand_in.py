@@ -56,6 +56,9 @@ class Page:
             self.put(worker, name, 0)
         return 0
 
+    def io(self, worker: int, /) -> str | None:
+        return "epoll" if self.worker(worker)["incarnation"] else None
+
     def worker(self, worker: int, /) -> dict[str, int]:
         return {
             name: struct.unpack_from("Q", self.memory, self._at(worker, name))[0] for name in FIELDS
@@ -80,6 +83,7 @@ class Engine:
         page: Page,
         worker: int,
         incarnation: int,
+        _io: str,
         epoch: int,
         settings_fd: int,
         listeners: list[tuple[int, int, bool]],

@@ -131,7 +131,6 @@ def test_a_good_configuration_has_no_problems(tmp_path: Path) -> None:
         ('host = "127.0.0.1"', 'host = "::1"\ntls = "require"', "target[0]", "not available yet"),
         ('host = "127.0.0.1"', "port = 1", "target[0].host", "is required"),
         ('runtime_dir = "run"', "workers = 65", "supervisor.workers", "at most 64"),
-        ('runtime_dir = "run"', 'io = "io_uring"', "supervisor.io", "not available yet"),
         ("[supervisor]", "[superviser]", "superviser", "did you mean 'supervisor'?"),
     ],
 )

@@ -45,6 +45,40 @@ pub(crate) enum Completion<C> {
     Notice(Event),
 }
 
+/// The way an engine asks the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backend {
+    /// Readiness: works on every Linux.
+    Epoll = 1,
+    /// Completions: less CPU a query, where [`probe`](crate::probe) finds nothing missing.
+    Uring = 2,
+}
+
+impl Backend {
+    const ALL: [Self; 2] = [Self::Epoll, Self::Uring];
+
+    /// Its name in the settings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Epoll => "epoll",
+            Self::Uring => "io_uring",
+        }
+    }
+
+    /// The one of this name, if there is one.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|each| each.name() == name)
+    }
+
+    /// The one that a worker has put on the page; `None`: its engine has not run yet.
+    #[must_use]
+    pub fn from_page(word: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|each| *each as u64 == word)
+    }
+}
+
 /// Received bytes that a driver lends out.
 pub(crate) trait Received {
     /// The name by which a send refers to them.
@@ -57,6 +91,9 @@ pub(crate) trait Received {
 pub(crate) trait Driver {
     /// Owned received bytes.
     type Chunk: Received;
+
+    /// Which one it is.
+    const BACKEND: Backend;
 
     /// Waits until something completes, at most `timeout_ms` milliseconds.
     ///

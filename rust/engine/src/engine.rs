@@ -109,6 +109,7 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
     /// The driver is broken: a bug of ours.
     pub(crate) fn run(&mut self) -> io::Result<()> {
         self.place.ledger.set_epoch(self.place.epoch);
+        self.place.ledger.set_io(D::BACKEND as u64);
         self.place.ledger.begin(self.place.incarnation);
         while !self.is_finished() {
             self.turn(WAIT_MS_MAX)?;

@@ -19,7 +19,7 @@ use crate::batch::Batches;
 use crate::chunk::Buffer;
 use crate::conn::{Flags, Socket};
 use crate::counters::Counters;
-use crate::driver::{Completion, Driver, Received};
+use crate::driver::{Backend, Completion, Driver, Received};
 use crate::engine::clock;
 use crate::limits::{
     ACCEPTS_PER_TURN, DEFER_BYTES_MAX, DEFERRED_SENDS_MAX, MAILS_PER_TURN, QUEUE_HIGH, QUEUE_LOW,
@@ -333,6 +333,7 @@ fn interest(socket: &Socket) -> u8 {
 
 impl Driver for Epoll {
     type Chunk = Buffer;
+    const BACKEND: Backend = Backend::Epoll;
 
     fn wait(&mut self, timeout_ms: u64) -> io::Result<()> {
         if self.freed {

@@ -16,7 +16,7 @@ use proxy_core::core::{Core, Home, KeysAnswer};
 use proxy_core::event::{Event, Level};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::driver::Driver;
+use crate::driver::{Backend, Driver};
 use crate::engine::{Engine, Place, clock};
 use crate::epoll::Epoll;
 use crate::listen::Listener;
@@ -25,15 +25,6 @@ use crate::ring::{self, Command, CommandSender, EventReceiver, EventSender};
 use crate::settings::{self, Parse, Passwords, StartError};
 use crate::signals::Blocked;
 use crate::uring::Uring;
-
-/// The way an engine asks the kernel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Backend {
-    /// Readiness: works on every Linux.
-    Epoll,
-    /// Completions: less CPU a query, where [`probe`](crate::probe) finds nothing missing.
-    Uring,
-}
 
 /// What an engine is started with.
 #[derive(Debug)]

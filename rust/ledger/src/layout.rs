@@ -64,6 +64,8 @@ pub(crate) mod entry {
     pub(crate) const WAITING: usize = 4;
     pub(crate) const SERVERS: usize = 5;
     pub(crate) const PAUSED_BUSY: usize = 6;
+    /// How its engine waits for sockets, as a number of the engine's.
+    pub(crate) const IO: usize = 7;
     /// `since << 3 | claim` of the oldest want; 0 = none.
     pub(crate) const WANT_SINCE: usize = 8;
     pub(crate) const WANT_POOL: usize = 9;

@@ -99,6 +99,17 @@ impl<W: Word> Page<W> {
         usize::from(worker) < WORKERS_MAX && self.alive() >> worker & 1 == 1
     }
 
+    /// Tells how this worker's engine waits for sockets, as a number that means nothing here.
+    pub fn set_io(&self, io: u64) {
+        self.entry(self.me, entry::IO).store(io);
+    }
+
+    /// What a worker told by [`Page::set_io`]; 0 = nothing yet.
+    #[must_use]
+    pub fn io(&self, worker: WorkerId) -> u64 {
+        self.entry(worker, entry::IO).load()
+    }
+
     /// Acknowledges the settings of an epoch.
     pub fn set_epoch(&self, epoch: u64) {
         self.entry(self.me, entry::EPOCH).store(epoch);

@@ -32,22 +32,24 @@ impl Engine {
     /// Builds the engine of a worker (0 to 63); `incarnation` counts the starts of all workers of
     /// the service from 1.
     ///
+    /// `io` is how it waits for sockets: `epoll` or `io_uring` (see `io_uring_missing`).
     /// `settings_fd` is a file in memory with the settings (JSON) of `epoch`; `listeners` are
     /// (id, descriptor, whether it is a Unix-domain socket); `inbox` is this worker's end of its
     /// pair and `outboxes` are the other ends of all workers' pairs, by number. All descriptors are
     /// duplicated.
     ///
     /// Raises ValueError for settings that do not fit or a wrong number, OSError for a descriptor
-    /// of a wrong kind or if the process is out of descriptors.
+    /// of a wrong kind, if the process is out of descriptors, or if io_uring cannot be had.
     #[new]
     #[pyo3(signature = (
-        page, worker, incarnation, epoch, settings_fd, listeners, inbox, outboxes, /
+        page, worker, incarnation, io, epoch, settings_fd, listeners, inbox, outboxes, /
     ))]
     #[expect(clippy::too_many_arguments, reason = "each has a name on the Python side")]
     fn new(
         page: &Page,
         worker: u8,
         incarnation: u64,
+        io: &str,
         epoch: u64,
         settings_fd: RawFd,
         listeners: Vec<(u32, RawFd, bool)>,
@@ -60,7 +62,7 @@ impl Engine {
             .collect::<io::Result<Vec<_>>>()?;
         let outboxes = outboxes.into_iter().map(duplicate).collect::<io::Result<Vec<_>>>()?;
         let setup = Setup {
-            backend: Backend::Epoll,
+            backend: Backend::from_name(io).ok_or_else(|| value_error("io: no such way"))?,
             listeners,
             ledger: page.ledger(worker)?,
             incarnation,

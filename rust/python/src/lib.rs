@@ -27,7 +27,9 @@ mod _core {
     #[pymodule_export]
     use super::page::Page;
     #[pymodule_export]
-    use super::{build_profile, check_verifier, make_verifier, md5_inner, set_panic_file};
+    use super::{
+        build_profile, check_verifier, io_uring_missing, make_verifier, md5_inner, set_panic_file,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -79,6 +81,14 @@ fn md5_inner(password: &[u8], user: &[u8]) -> String {
 #[pyo3(signature = (fd, /))]
 fn set_panic_file(fd: RawFd) -> PyResult<()> {
     Ok(::engine::set_panic_file(fd)?)
+}
+
+/// What io_uring needs and this process cannot have here; None if nothing is missing.
+///
+/// Takes a moment: it makes a ring and ends it.
+#[pyfunction]
+fn io_uring_missing(py: Python<'_>) -> Option<String> {
+    py.detach(|| ::engine::probe().err())
 }
 
 /// How the extension was compiled: `release` or `debug`.

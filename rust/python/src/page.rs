@@ -3,7 +3,7 @@
 //! The supervisor makes it before its first fork; admin reads it; a worker's engine is made with
 //! it. Nothing here waits. Next: the crate `ledger`.
 
-use engine::Page as SharedPage;
+use engine::{Backend, Page as SharedPage};
 use ledger::{Ledger, Limit, SUPERVISOR, WORKERS_MAX, WorkerId};
 use proxy_core::stats::Stats;
 use pyo3::prelude::*;
@@ -90,6 +90,13 @@ impl Page {
         fields.set_item("paused_busy", view.paused_busy)?;
         fields.set_item("epoch", view.epoch)?;
         Ok(fields)
+    }
+
+    /// How a worker's engine waits for sockets, `epoll` or `io_uring`; None if none has run yet.
+    #[pyo3(signature = (worker, /))]
+    fn io(&self, worker: WorkerId) -> PyResult<Option<&'static str>> {
+        let io = Backend::from_page(self.ledger.io(checked(worker)?));
+        Ok(io.map(Backend::name))
     }
 
     /// How the server connections that are allowed are used, by name.

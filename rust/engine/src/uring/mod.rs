@@ -53,7 +53,7 @@ use self::pieces::Pieces;
 use self::ring::{Done, Key, READABLE, Ring, WRITABLE};
 use self::socket::{Flags, Socket, SocketId, SocketTag};
 use crate::counters::Counters;
-use crate::driver::{Completion, Driver};
+use crate::driver::{Backend, Completion, Driver};
 use crate::engine::clock;
 use crate::limits::{
     ACCEPTS_PER_TURN, MAILS_PER_TURN, SERVER_LOOK_MS, SERVER_RETRANSMITS_MAX, TURN_BYTES_MAX,
@@ -400,6 +400,7 @@ const fn is_delivering(socket: &Socket) -> bool {
 
 impl Driver for Uring {
     type Chunk = Chunk;
+    const BACKEND: Backend = Backend::Uring;
 
     fn wait(&mut self, timeout_ms: u64) -> io::Result<()> {
         self.accepts_left = ACCEPTS_PER_TURN;
