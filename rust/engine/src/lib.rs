@@ -71,7 +71,8 @@ mod with_uring {
 }
 
 pub use descriptor::duplicate;
-pub use handle::{Backend, Handle, Rows, Setup};
+pub use driver::Backend;
+pub use handle::{Handle, Rows, Setup};
 pub use listen::Listener;
 pub use page::Page;
 pub use panics::set_panic_file;
