@@ -139,18 +139,25 @@ impl Wheel {
         if self.entries == 0 {
             return None;
         }
-        (self.next..self.next + SLOTS as u64)
-            .find(|tick| {
-                let slot = (tick % SLOTS as u64) as usize;
-                self.occupied[slot / 64] & (1 << (slot % 64)) != 0
-            })
-            .map(|tick| Now(tick * TICK_US))
+        // Every turn asks: 64 slots at a glance. The first word comes again in the end, for the
+        // slots below the one that it began with.
+        let first = (self.next % SLOTS as u64) as usize;
+        let words = SLOTS / 64;
+        (0..=words).find_map(|step| {
+            let word = self.occupied[(first / 64 + step) % words];
+            let word = if step == 0 { word & (u64::MAX << (first % 64)) } else { word };
+            if word == 0 {
+                return None;
+            }
+            let slot = (first / 64 + step) * 64 + word.trailing_zeros() as usize;
+            Some(Now((self.next + (slot - first) as u64) * TICK_US))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{NEVER, Owner, Timer, Wheel};
+    use super::{NEVER, Owner, TICK_US, Timer, Wheel};
     use crate::ids::Id;
     use crate::sink::Now;
 
@@ -176,7 +183,23 @@ mod tests {
                 }
             }
             let at = fired_at.map_or(0, |at| at.0);
-            assert!(at >= deadline && at < deadline + 2 * super::TICK_US, "{deadline}: {at}");
+            assert!(at >= deadline && at < deadline + 2 * TICK_US, "{deadline}: {at}");
+        }
+    }
+
+    #[test]
+    fn the_next_deadline_is_the_earliest_wherever_the_wheel_stands() {
+        let owner = Owner::Client(Id::from_parts(0, 1));
+        for start in [0, 1, 62, 63, 64, 65, 500, 1022, 1023, 1024, 5000_u64] {
+            for ahead in [0, 1, 62, 63, 64, 127, 128, 900, 960, 961, 1022, 1023] {
+                let mut wheel = Wheel::new(Now(start * TICK_US));
+                for more in [ahead, 1023] {
+                    let (mut timer, tick) = (Timer::default(), start + more);
+                    wheel.set(&mut timer, owner, Now(tick * TICK_US));
+                }
+                let expected = Some(Now((start + ahead) * TICK_US));
+                assert_eq!(wheel.poll_deadline(), expected, "{start} {ahead}");
+            }
         }
     }
 
