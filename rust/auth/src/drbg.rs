@@ -10,15 +10,21 @@ use zeroize::Zeroize;
 
 use crate::scram::{self, KEY_BYTES};
 
+/// Bytes made at a time: one HMAC for 32 of them, and one more for the next key.
+const STOCK_BYTES: usize = 16 * KEY_BYTES;
+
 /// HMAC-SHA-256 in counter mode with fast key erasure.
 ///
-/// Each call makes its output and the next key from the current key `K`: block *i* of the output is
-/// `HMAC(K, 1 ‖ i)`, the next key is `HMAC(K, 0)`, and `K` is wiped. Whoever reads the memory later
-/// learns nothing about what was given out before (forward secrecy: to find `K` from `HMAC(K, 0)`
-/// breaks HMAC as a pseudorandom function). There is no reseeding and no need for one: 2^64 calls
-/// under a 256-bit key are out of reach.
+/// A stock of output and the next key are made from the current key `K`: block *i* of the stock is
+/// `HMAC(K, 1 ‖ i)`, the next key is `HMAC(K, 0)`, and `K` is wiped, as is each byte of the stock
+/// that is given out. Whoever reads the memory later learns nothing about what was given out before
+/// (forward secrecy: to find `K` from `HMAC(K, 0)` breaks HMAC as a pseudorandom function). There
+/// is no reseeding and no need for one: 2^64 stocks under a 256-bit key are out of reach.
 pub struct Drbg {
     key: [u8; KEY_BYTES],
+    stock: [u8; STOCK_BYTES],
+    /// Bytes at the beginning of the stock that have not been given out.
+    left: usize,
 }
 
 impl Drbg {
@@ -28,16 +34,34 @@ impl Drbg {
     pub fn new(mut seed: [u8; 32]) -> Self {
         let key = scram::hmac(&seed, &[b"pyproxy drbg"]);
         seed.zeroize();
-        Self { key }
+        Self { key, stock: [0; STOCK_BYTES], left: 0 }
     }
 
-    /// Fills `out` with random bytes. Takes about half a microsecond per 32 bytes; never fails.
+    /// Fills `out` with random bytes. Takes about a third of a microsecond per 32 bytes; never
+    /// fails.
     pub fn fill(&mut self, out: &mut [u8]) {
-        for (counter, block) in (0u64..).zip(out.chunks_mut(KEY_BYTES)) {
+        let mut out = out;
+        while !out.is_empty() {
+            if self.left == 0 {
+                self.restock();
+            }
+            let count = out.len().min(self.left);
+            let (now, later) = out.split_at_mut(count);
+            let given = &mut self.stock[self.left - count..self.left];
+            now.copy_from_slice(given);
+            given.zeroize();
+            self.left -= count;
+            out = later;
+        }
+    }
+
+    fn restock(&mut self) {
+        for (counter, block) in (0u64..).zip(self.stock.chunks_exact_mut(KEY_BYTES)) {
             let mut bytes = scram::hmac(&self.key, &[&[1], &counter.to_be_bytes()]);
-            block.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+            block.copy_from_slice(&bytes);
             bytes.zeroize();
         }
+        self.left = STOCK_BYTES;
         let mut next = scram::hmac(&self.key, &[&[0]]);
         self.key.zeroize();
         self.key = next;
@@ -56,6 +80,7 @@ impl Drbg {
 impl Drop for Drbg {
     fn drop(&mut self) {
         self.key.zeroize();
+        self.stock.zeroize();
     }
 }
 
@@ -94,8 +119,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_out_is_not_in_memory_any_more() {
+        let mut drbg = Drbg::new([7; 32]);
+        let mut out = [0; 100];
+        drbg.fill(&mut out);
+        assert!(drbg.stock[drbg.left..].iter().all(|byte| *byte == 0));
+        assert_eq!(drbg.left, super::STOCK_BYTES - 100);
+    }
+
+    #[test]
     fn every_byte_of_any_length_is_filled() {
-        for length in [0, 1, 31, 32, 33, 64, 65] {
+        for length in [0, 1, 31, 32, 33, 64, 65, 511, 512, 513, 1025] {
             let mut drbg = Drbg::new([9; 32]);
             let mut seen = vec![0u8; length];
             for _ in 0..64 {

@@ -84,11 +84,11 @@ impl Core {
     pub(crate) fn draw_cancel_key(&mut self, id: ClientId, session: &mut Session, minor: u16) {
         session.cancel_secret_len = if minor >= 2 { 32 } else { 4 };
         loop {
-            let mut drawn = [0; 36];
-            self.rng.fill(&mut drawn);
-            let (random, secret) = drawn.split_at(4);
-            session.cancel_secret.copy_from_slice(secret);
-            let random = random.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+            let mut random = [0; 4];
+            self.rng.fill(&mut random);
+            let len = usize::from(session.cancel_secret_len);
+            self.rng.fill(session.cancel_secret.get_mut(..len).unwrap_or_default());
+            let random = u32::from_be_bytes(random);
             let pid = self.keys.route_to(self.ledger.me(), random);
             if pid != 0 && !self.client_by_pid.contains_key(&pid) {
                 self.client_by_pid.insert(pid, id);
