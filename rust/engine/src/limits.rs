@@ -41,6 +41,9 @@ pub(crate) const QUEUE_HIGH: usize = 256 * 1024;
 pub(crate) const QUEUE_LOW: usize = 64 * 1024;
 /// Bytes of a received message whose answers may wait for others of the same turn; they are copied.
 pub(crate) const DEFER_BYTES_MAX: usize = 2 * 1024;
+/// How long a connection is at least open before the io_uring driver looks for its end apart from
+/// receiving, in microseconds, and at most twice as long: most short ones are over by then.
+pub(crate) const YOUNG_US: u64 = 1_000_000;
 /// Sends that wait for each other: enough that a peer with many connections wakes once for several,
 /// few enough that the first does not wait long (some 5 µs a message).
 pub(crate) const DEFERRED_SENDS_MAX: usize = 16;

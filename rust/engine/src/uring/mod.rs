@@ -57,6 +57,7 @@ use crate::driver::{Backend, Completion, Driver};
 use crate::engine::clock;
 use crate::limits::{
     ACCEPTS_PER_TURN, MAILS_PER_TURN, SERVER_LOOK_MS, SERVER_RETRANSMITS_MAX, TURN_BYTES_MAX,
+    YOUNG_US,
 };
 use crate::listen::{Listener, Listeners};
 use crate::net;
@@ -115,6 +116,8 @@ pub(crate) struct Uring {
     turn_left: usize,
     /// Receives that wait for their turn.
     arrived: VecDeque<Done>,
+    /// Connections that are looked at apart from receiving from this time on, oldest first.
+    young: VecDeque<(Now, SocketId)>,
     /// Closed connections that are delivering, oldest first.
     lingering: VecDeque<(Now, SocketId)>,
     lingering_count: usize,
@@ -159,6 +162,7 @@ impl Uring {
             accepts_left: 0,
             turn_left: 0,
             arrived: VecDeque::new(),
+            young: VecDeque::new(),
             lingering: VecDeque::new(),
             lingering_count: 0,
             freed: false,
@@ -320,6 +324,10 @@ impl Uring {
 
     fn reconcile_watching(&mut self, id: SocketId) {
         let Some(socket) = self.sockets.get_mut(id) else { return };
+        if socket.flags.any(Flags::PAUSED | Flags::ENDED) {
+            // Receiving tells nothing of it.
+            socket.flags.clear(Flags::YOUNG);
+        }
         let flags = socket.flags;
         // What was seen when nobody cared has to be seen again.
         let again = socket.is_unread() && flags.any(Flags::SEEN);
@@ -386,8 +394,11 @@ impl Uring {
     fn insert(&mut self, conn: Conn, fd: OwnedFd, flags: u32) {
         let id = self.sockets.insert_with(|_| Socket::new(fd, conn));
         if let Some(socket) = self.sockets.get_mut(id) {
-            socket.flags.set(flags);
+            socket.flags.set(flags | Flags::YOUNG);
         }
+        // In steps, so that many of them are one piece of work.
+        let grown_up = Now(self.now.0.next_multiple_of(YOUNG_US) + YOUNG_US);
+        self.young.push_back((grown_up, id));
         self.table.insert(conn, id);
         self.mark(id);
     }
@@ -542,6 +553,13 @@ impl Driver for Uring {
 
     fn handle_timeouts(&mut self, now: Now) {
         self.expire(now);
+        while let Some((_, id)) = self.young.front().copied().filter(|(at, _)| *at <= now) {
+            self.young.pop_front();
+            if let Some(socket) = self.sockets.get_mut(id) {
+                socket.flags.clear(Flags::YOUNG);
+            }
+            self.mark(id);
+        }
         if self.look_at <= now {
             self.look_at = now.plus_ms(SERVER_LOOK_MS);
             self.give_up_unreachable(SERVER_RETRANSMITS_MAX);
@@ -553,7 +571,8 @@ impl Driver for Uring {
 
     fn poll_deadline(&self) -> Option<Now> {
         let lingering = self.lingering.front().map(|(deadline, _)| *deadline);
-        let deadlines = [Some(self.look_at), lingering, self.listeners.poll_deadline()];
+        let young = self.young.front().map(|(grown_up, _)| *grown_up);
+        let deadlines = [Some(self.look_at), young, lingering, self.listeners.poll_deadline()];
         deadlines.into_iter().flatten().min()
     }
 

@@ -4,7 +4,9 @@
 //! nobody's pause costs the others their blocks. Each connection's end is looked for apart. It is
 //! told from there while nothing is received (it is paused, or a client has half-closed). And Linux
 //! (seen with 6.18) may miss a reset that comes together with the last bytes: no more bytes wait,
-//! so it takes it that there is no more news. Such a receive is armed anew, which brings it out.
+//! so it takes it that there is no more news. Such a receive is armed anew, which brings it out. A
+//! connection that is received from is looked at so only when it is a second or two old: most short
+//! ones are over by then.
 //! Ends are told as by the epoll driver (`receive.rs` has the table). Next on the path: `sends.rs`.
 
 use proxy_core::ids::Conn;

@@ -76,6 +76,9 @@ impl Flags {
     /// Its end was seen since the kernel began to receive for it: the receiving may have missed it.
     pub(crate) const MISSED: u32 = 1 << 21;
 
+    /// Too new to be looked at apart from receiving.
+    pub(crate) const YOUNG: u32 = 1 << 22;
+
     /// Whether any of these is true.
     #[inline]
     pub(crate) const fn any(self, bits: u32) -> bool {
@@ -163,7 +166,8 @@ impl Socket {
     /// Whether the kernel shall look for its end, or for the connection being made.
     #[inline]
     pub(crate) const fn wants_watch(&self) -> bool {
-        !self.flags.any(Flags::CLOSED | Flags::PASSING)
+        let young = self.flags.any(Flags::YOUNG) && !self.flags.any(Flags::CONNECTING);
+        !young && !self.flags.any(Flags::CLOSED | Flags::PASSING)
     }
 
     /// Whether its end has to be told when it is seen, since nothing is received.
