@@ -20,8 +20,9 @@ APT := $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo load lint lint-rust lint-python test test-rust test-python bench campaign
+.PHONY: test-instructions instructions-baseline
 .PHONY: wheel docs lock clean
-.PHONY: need-rust need-python need-servers need-drivers
+.PHONY: need-rust need-python need-servers need-drivers need-valgrind
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -55,7 +56,7 @@ lint-python: $(BIN)/.built-$(PROFILE)
 	$(BIN)/python -m mypy.stubtest pyproxy._core --concise
 	$(BIN)/lint-imports --no-cache
 
-test: test-rust test-python ## all tests; installs PostgreSQL and PgBouncer where they are missing
+test: test-rust test-instructions test-python ## all tests; installs PostgreSQL and PgBouncer where they are missing
 
 # The number is io_uring_setup's; called so, it fails otherwise where it is allowed.
 WITHOUT_IO_URING = $(shell $(PYTHON) -c 'import ctypes, errno; \
@@ -66,6 +67,16 @@ test-rust: | need-rust
 	@[ -z "$(WITHOUT_IO_URING)" ] \
 		|| echo "test: io_uring cannot be had here: the tests of its driver are left out"
 	cargo test --workspace --locked --quiet --features sim/broken -- $(addprefix --skip ,$(WITHOUT_IO_URING))
+
+# Counted in one profile whatever PROFILE is: counts of two profiles cannot be compared.
+COUNT = cargo build --quiet --locked --profile ci --package bench && \
+	$(PYTHON) bench/instructions.py "$${CARGO_TARGET_DIR:-target}/ci/bench"
+
+test-instructions: | need-rust need-python need-valgrind
+	@$(COUNT)
+
+instructions-baseline: | need-rust need-python need-valgrind
+	@$(COUNT) --write
 
 test-python: $(BIN)/.built-$(PROFILE) | need-servers need-drivers
 	PROFILE=$(PROFILE) $(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
@@ -130,6 +141,10 @@ need-servers:
 	@{ [ -d /usr/lib/postgresql ] && [ -x /usr/sbin/pgbouncer ]; } \
 		|| { $(APT) update && $(APT) install -y postgresql pgbouncer; } || { \
 		echo "make: the tests need database servers: apt install postgresql pgbouncer"; exit 1; }
+
+# Without it nothing is counted, and `bench/instructions.py` says so.
+need-valgrind:
+	@command -v valgrind >/dev/null || { $(APT) update && $(APT) install -y valgrind; } || true
 
 # Languages of the driver matrix: what is missing comes from the distribution.
 need-drivers:

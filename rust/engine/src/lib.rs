@@ -39,6 +39,8 @@ mod table;
 mod testbed;
 #[cfg(test)]
 mod tests_both;
+#[cfg(feature = "turns")]
+mod turns;
 mod uring;
 
 /// The tests of the loop, with the epoll driver.
@@ -78,4 +80,6 @@ pub use page::Page;
 pub use panics::set_panic_file;
 pub use post::Post;
 pub use settings::{Parse, StartError};
+#[cfg(feature = "turns")]
+pub use turns::Turns;
 pub use uring::probe;
