@@ -164,3 +164,14 @@ impl Client {
         matches!(self.state, State::Waiting { ticket: own, .. } if own == ticket)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Client, Session};
+
+    #[test]
+    fn an_idle_client_and_its_session_take_no_more_than_280_bytes() {
+        let bytes = size_of::<Client>() + size_of::<Session>();
+        assert!(bytes <= 280, "{bytes}");
+    }
+}

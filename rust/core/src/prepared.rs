@@ -141,7 +141,13 @@ impl ClientStatements {
         match means {
             means if name.is_empty() => self.unnamed = means,
             Some(statement) => drop(self.named.insert(name, statement)),
-            None => drop(self.named.remove(&name)),
+            None => {
+                self.named.remove(&name);
+                if self.named.is_empty() {
+                    // A map keeps the memory of its last entry: nothing is owned without names.
+                    self.named = BTreeMap::new();
+                }
+            }
         }
     }
 
