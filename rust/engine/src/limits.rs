@@ -31,6 +31,11 @@ pub(crate) const SPARE_BYTES_MAX: usize = 4 * 1024;
 pub(crate) const SUBMISSIONS_MAX: u32 = 1_024;
 /// Completions that the kernel holds ready without allocating.
 pub(crate) const COMPLETIONS_MAX: u32 = 8_192;
+/// Waits for the kernel to clear up behind an ended ring where memory has no room for another:
+/// 0.5 s in all, where a few milliseconds were seen.
+pub(crate) const RING_WAITS_MAX: u32 = 50;
+/// How long each is, in milliseconds.
+pub(crate) const RING_WAIT_MS: i64 = 10;
 /// Waits for operations to end when the driver ends, and how long each is, in milliseconds.
 pub(crate) const END_ROUNDS_MAX: usize = 100;
 /// See `END_ROUNDS_MAX`.

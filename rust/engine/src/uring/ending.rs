@@ -145,26 +145,35 @@ impl Uring {
     }
 }
 
-impl Drop for Uring {
-    /// Memory and descriptors go when the kernel has nothing of ours any more.
-    fn drop(&mut self) {
+impl Uring {
+    /// Ends everything that the kernel has; returns whether it has nothing of ours any more.
+    pub(super) fn end(&mut self) -> bool {
         if self.ring.outstanding() == 0 {
-            return;
+            return true;
         }
         self.ring.cancel_all();
         for _ in 0..END_ROUNDS_MAX {
             if self.ring.enter(END_WAIT_MS).is_err() {
-                break;
+                return false;
             }
             while let Some(done) = self.ring.next() {
                 self.refuse(&done);
             }
             if self.ring.outstanding() == 0 {
-                return;
+                return true;
             }
         }
-        // Something does not end: its memory stays, which is better than that it is written to.
-        std::mem::forget(std::mem::take(&mut self.pieces));
-        self.pool.leak();
+        false
+    }
+}
+
+impl Drop for Uring {
+    /// Memory and descriptors go when the kernel has nothing of ours any more.
+    fn drop(&mut self) {
+        if !self.end() {
+            // Something does not end: its memory stays, which is better than that it is written to.
+            std::mem::forget(std::mem::take(&mut self.pieces));
+            self.pool.leak();
+        }
     }
 }

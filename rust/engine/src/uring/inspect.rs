@@ -1,15 +1,29 @@
 //! What tests look at in the io_uring driver. Next on the path: `testbed.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use proxy_core::ids::Conn;
 
+use super::ring::{ENTRIES, Entries, Ring};
 use super::{Uring, probe};
 use crate::limits::{BUFFER_BYTES, TURN_BYTES_MAX};
 use crate::post::Post;
 use crate::testbed::Inspect;
+
+thread_local! {
+    static RINGS_OF: Cell<Entries> = const { Cell::new(ENTRIES) };
+}
+
+/// The drivers that are made meanwhile have rings of so many entries.
+pub(crate) fn with_rings_of<R>(entries: Entries, run: impl FnOnce() -> R) -> R {
+    let before = RINGS_OF.replace(entries);
+    let result = run();
+    RINGS_OF.set(before);
+    result
+}
 
 impl Inspect for Uring {
     fn turn_bytes(&self) -> usize {
@@ -17,7 +31,7 @@ impl Inspect for Uring {
     }
     fn create(wake: BorrowedFd<'_>, post: Post) -> io::Result<Self> {
         assert_eq!(probe(), Ok(()), "these tests need io_uring");
-        Self::new(wake, post)
+        Self::around(Ring::new(RINGS_OF.get())?, wake, post)
     }
     fn fd(&mut self, conn: Conn) -> BorrowedFd<'_> {
         self.find(conn).unwrap().1.fd.as_fd()
@@ -30,6 +44,7 @@ impl Inspect for Uring {
             && self.dirty.is_empty()
             && self.starving.is_empty()
             && self.quick.is_empty()
+            && !self.ring.is_overflown()
             && self.is_served()
     }
     fn holds_nothing(&self) -> bool {

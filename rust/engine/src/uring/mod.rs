@@ -17,7 +17,9 @@
 //! - U6 Slow peers never take the blocks away from the others: beyond a turn no more than
 //!   `BUFFERS_KEPT_MAX` are kept, everything else is copied. A receive that found no block is armed
 //!   again as soon as there is one: all blocks but those come back with the sends of this turn.
-//! - U7 `Congested` and `Drained` are told as by the epoll driver: when the kernel has refused
+//! - U7 A quick send of which nothing is heard has sent all, but only once the kernel keeps back no
+//!   completion that did not fit into the ring (`sends.rs`).
+//! - U8 `Congested` and `Drained` are told as by the epoll driver: when the kernel has refused
 //!   bytes and more than `QUEUE_HIGH` wait, and when fewer than `QUEUE_LOW` do.
 //!
 //! A connection's wishes (to receive, to be watched, to send) are compared with what the kernel has
@@ -28,13 +30,15 @@ mod buffers;
 mod ending;
 mod envelope;
 #[cfg(test)]
-mod inspect;
+pub(crate) mod inspect;
 mod passing;
 mod pieces;
 mod reads;
 mod ring;
 mod sends;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -50,7 +54,7 @@ use self::accept::Acceptor;
 use self::buffers::{Chunk, Pool};
 use self::passing::Handover;
 use self::pieces::Pieces;
-use self::ring::{Done, Key, READABLE, Ring, WRITABLE};
+use self::ring::{Done, ENTRIES, Key, READABLE, Ring, WRITABLE};
 use self::socket::{Flags, Socket, SocketId, SocketTag};
 use crate::counters::Counters;
 use crate::driver::{Backend, Completion, Driver};
@@ -134,8 +138,15 @@ impl Uring {
     /// # Errors
     /// The kernel cannot do it, or the process is out of descriptors or memory.
     pub(crate) fn new(wake: BorrowedFd<'_>, post: Post) -> io::Result<Self> {
+        Self::around(Ring::new(ENTRIES)?, wake, post)
+    }
+
+    /// A driver with this ring, to which nothing has been submitted.
+    ///
+    /// # Errors
+    /// As [`Uring::new`].
+    fn around(mut ring: Ring, wake: BorrowedFd<'_>, post: Post) -> io::Result<Self> {
         let wake = wake.try_clone_to_owned()?;
-        let mut ring = Ring::new()?;
         let pool = Pool::new(&mut ring)?;
         Ok(Self {
             ring,
@@ -364,24 +375,27 @@ impl Uring {
 
     /// The next completion to deal with in this turn. Once enough has been received the other
     /// receives wait, but nothing else does: a send that is in flight when the turn ends is one
-    /// that the kernel has not taken.
+    /// that the kernel has not taken. Receives that waited come behind what is new of other things,
+    /// so that the core learns of a full queue before more is put into it.
     #[inline]
     fn next_done(&mut self) -> Option<Done> {
-        if self.turn_left > 0 {
-            let done = self.arrived.pop_front().or_else(|| self.ring.next())?;
-            if done.buffer.is_some() {
-                let bytes = usize::try_from(done.result).unwrap_or(0);
-                self.turn_left = self.turn_left.saturating_sub(bytes);
+        if self.turn_left == 0 || !self.arrived.is_empty() {
+            while let Some(done) = self.ring.next() {
+                if !matches!(done.key, Key::Recv(_)) {
+                    return Some(done);
+                }
+                self.arrived.push_back(done);
             }
-            return Some(done);
         }
-        while let Some(done) = self.ring.next() {
-            if !matches!(done.key, Key::Recv(_)) {
-                return Some(done);
-            }
-            self.arrived.push_back(done);
+        if self.turn_left == 0 {
+            return None;
         }
-        None
+        let done = self.arrived.pop_front().or_else(|| self.ring.next())?;
+        if done.buffer.is_some() {
+            let bytes = usize::try_from(done.result).unwrap_or(0);
+            self.turn_left = self.turn_left.saturating_sub(bytes);
+        }
+        Some(done)
     }
 
     /// Whether the next turn has something to do that no completion would tell of.
@@ -436,12 +450,14 @@ impl Driver for Uring {
                 self.accepts_left -= 1;
                 self.counters.accepted += 1;
                 self.acceptor.take().map(|(socket, peer)| Completion::Accepted(socket, peer))
-            } else if !self.quick.is_empty() && self.ring.is_submitted() {
+            } else if !self.quick.is_empty() && self.ring.has_told_all() {
                 self.finish_quick();
                 None
             } else if !self.passes.is_empty() && self.decide_passes() {
                 None
             } else {
+                // The next turn hears of the sends of this one.
+                self.hurry |= !self.quick.is_empty();
                 return None;
             };
             if step.is_some() {

@@ -10,11 +10,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use proxy_core::ids::Id;
+use rustix::event::{Timespec as PollTime, poll};
 
 use super::buffers::{GROUP, Pool};
 use super::envelope::Envelopes;
 use super::socket::SocketId;
-use crate::limits::{COMPLETIONS_MAX, SUBMISSIONS_MAX};
+use crate::limits::{COMPLETIONS_MAX, RING_WAIT_MS, RING_WAITS_MAX, SUBMISSIONS_MAX};
 
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
@@ -117,7 +118,29 @@ pub(crate) struct Ring {
     outstanding: usize,
 }
 
-fn build() -> io::Result<IoUring> {
+/// How many entries a ring holds, powers of two: asked for in one system call, and completed.
+pub(crate) type Entries = (u32, u32);
+/// Those of a worker.
+pub(crate) const ENTRIES: Entries = (SUBMISSIONS_MAX, COMPLETIONS_MAX);
+
+/// Makes a ring. Its memory counts as locked (RLIMIT_MEMLOCK, over all processes of the user) until
+/// the kernel has cleared up behind it, which is a little after its end: a limit that has room for
+/// one ring must do for one after the other, so this waits if there is none.
+fn build(entries: Entries) -> io::Result<IoUring> {
+    let pause = PollTime { tv_sec: 0, tv_nsec: RING_WAIT_MS * 1_000_000 };
+    for _ in 0..RING_WAITS_MAX {
+        match build_once(entries) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                // For nothing but its time.
+                let _ = poll(&mut [], Some(&pause));
+            }
+            built => return built,
+        }
+    }
+    build_once(entries)
+}
+
+fn build_once((submissions, completions): Entries) -> io::Result<IoUring> {
     IoUring::builder()
         .dontfork()
         // Enabled by the thread that uses it, which need not be the one that makes it.
@@ -125,8 +148,8 @@ fn build() -> io::Result<IoUring> {
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_submit_all()
-        .setup_cqsize(COMPLETIONS_MAX)
-        .build(SUBMISSIONS_MAX)
+        .setup_cqsize(completions)
+        .build(submissions)
 }
 
 /// The opcodes in use, by the names that the kernel's documentation has for them.
@@ -144,12 +167,7 @@ const OPCODES: [(u8, &str); 6] = [
 /// # Errors
 /// The first thing that is missing, for one line of the log.
 pub fn probe() -> Result<(), String> {
-    let ring = build().map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOSYS) => "the kernel has no io_uring".to_owned(),
-        Some(libc::EPERM) => "io_uring is not allowed (kernel.io_uring_disabled, seccomp)".into(),
-        Some(libc::EINVAL) => "no ring with SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1)".into(),
-        _ => format!("no ring: {error}"),
-    })?;
+    let ring = build(ENTRIES).map_err(|error| why_not(&error))?;
     let features = [
         (ring.params().is_feature_ext_arg(), "IORING_FEAT_EXT_ARG"),
         (ring.params().is_feature_nodrop(), "IORING_FEAT_NODROP"),
@@ -167,10 +185,22 @@ pub fn probe() -> Result<(), String> {
         return Err(format!("the kernel has no {name}"));
     }
     let mut ring = Ring::around(ring);
+    // A filter of system calls may allow a ring to be made and not to be used.
+    ring.enter(0).map_err(|error| why_not(&error))?;
     let pool = Pool::new(&mut ring);
     // The ring first: the kernel must not write to memory that is gone.
     drop(ring);
     pool.map(drop).map_err(|error| format!("no ring of provided buffers (Linux 5.19): {error}"))
+}
+
+fn why_not(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => "the kernel has no io_uring".to_owned(),
+        Some(libc::EPERM) => "io_uring is not allowed (kernel.io_uring_disabled, seccomp)".into(),
+        Some(libc::EINVAL) => "no ring with SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1)".into(),
+        Some(libc::ENOMEM) => "no memory for a ring (RLIMIT_MEMLOCK; raise LimitMEMLOCK)".into(),
+        _ => format!("no ring: {error}"),
+    }
 }
 
 impl Ring {
@@ -178,8 +208,8 @@ impl Ring {
     ///
     /// # Errors
     /// The kernel cannot do it, or the process is out of descriptors or memory.
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self::around(build()?))
+    pub(crate) fn new(entries: Entries) -> io::Result<Self> {
+        Ok(Self::around(build(entries)?))
     }
 
     const fn around(ring: IoUring) -> Self {
@@ -273,8 +303,15 @@ impl Ring {
     }
 
     /// Whether the kernel has everything that was asked for.
-    pub(crate) fn is_submitted(&mut self) -> bool {
+    fn is_submitted(&mut self) -> bool {
         self.backlog.is_empty() && self.ring.submission().is_empty()
+    }
+
+    /// Whether a quick send of which nothing was heard has sent all: the kernel has it, and keeps
+    /// back no completions for which the ring had no room.
+    pub(crate) fn has_told_all(&mut self) -> bool {
+        let submission = self.ring.submission();
+        self.backlog.is_empty() && submission.is_empty() && !submission.cq_overflow()
     }
 
     fn push(&mut self, entry: squeue::Entry, key: Key) {
@@ -377,6 +414,12 @@ impl Ring {
             nonempty: cqueue::sock_nonempty(flags),
             buffer: cqueue::buffer_select(flags),
         })
+    }
+
+    /// Whether completions wait in the kernel because the ring is full.
+    #[cfg(test)]
+    pub(crate) fn is_overflown(&mut self) -> bool {
+        self.ring.submission().cq_overflow()
     }
 
     /// Ends all that the kernel has; it completes soon.

@@ -84,18 +84,19 @@ impl Uring {
         self.counters.sends += 1;
         if quick {
             const WAITED_FOR: u32 = Flags::FIN | Flags::CLOSED | Flags::CONGESTED;
+            socket.flags.set(Flags::QUICK);
             self.quick.push(id);
             self.hurry |= socket.queue.bytes > bytes || socket.flags.any(WAITED_FOR);
         }
     }
 
-    /// The quick sends of the turn are over; of those that are in flight still all went out, since
-    /// nothing else was said.
+    /// The quick sends of the turn are over, and all completions are known; of those that are in
+    /// flight still all went out, since nothing else was said.
     pub(super) fn finish_quick(&mut self) {
         let mut quick = std::mem::take(&mut self.quick);
         for id in quick.drain(..) {
-            let queue = self.sockets.get(id).map(|socket| &socket.queue);
-            if let Some(flight) = queue.filter(|queue| queue.flying > 0).map(|queue| queue.flight) {
+            let socket = self.sockets.get(id).filter(|socket| socket.flags.any(Flags::QUICK));
+            if let Some(flight) = socket.map(|socket| socket.queue.flight) {
                 let told = self.handle_sent(id, Ok(flight));
                 debug_assert!(told.is_none(), "only a failure is told");
             }
@@ -111,7 +112,7 @@ impl Uring {
         sent: Result<usize, Errno>,
     ) -> Option<Completion<Chunk>> {
         let socket = self.sockets.get_mut(id)?;
-        socket.flags.clear(Flags::SEND_ENDS);
+        socket.flags.clear(Flags::SEND_ENDS | Flags::QUICK);
         let flight = std::mem::take(&mut socket.queue.flight);
         self.pieces.advance(&mut socket.queue, sent.unwrap_or(0), &mut self.pool);
         if socket.flags.any(Flags::BROKEN) {

@@ -78,6 +78,8 @@ impl Flags {
 
     /// Too new to be looked at apart from receiving.
     pub(crate) const YOUNG: u32 = 1 << 22;
+    /// The send in flight is a quick one: it may be over without a word.
+    pub(crate) const QUICK: u32 = 1 << 23;
 
     /// Whether any of these is true.
     #[inline]
