@@ -3,8 +3,9 @@
 //! Each script runs some pairs of a client and a server whose bytes the core relays, with inserts
 //! of its own, while peers write, read, stop reading, half-close, close and reset as the seed says.
 //! In the end everything that was not reset has arrived, in order; the ends were told in their
-//! order; and both drivers told the same, also with a ring far too small. `ENGINE_SEED` and `ENGINE_SEEDS` say where to begin and
-//! how many to try; a failing seed is the last one printed. Next on the path: `testbed.rs`.
+//! order; and both drivers told the same, io_uring also with a ring that is far too small.
+//! `ENGINE_SEED` and `ENGINE_SEEDS` say where to begin and how many to try; a failing seed is the
+//! last one printed. Next on the path: `testbed.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::cell::RefCell;
