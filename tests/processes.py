@@ -44,3 +44,14 @@ def descriptors(pid: int) -> list[str]:
         except FileNotFoundError:
             continue
     return found
+
+
+def parents() -> set[int]:
+    """Return the ids of all processes that have children."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            found.add(int(stat.read_text().rpartition(")")[2].split()[1]))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
