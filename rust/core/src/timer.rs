@@ -61,7 +61,8 @@ pub(crate) struct Wheel {
     occupied: [u64; SLOTS / 64],
     /// All ticks before this one have been looked at.
     next: u64,
-    entries: usize,
+    /// The tick of the first entry; `NOT_ARMED` if there is none.
+    first: u64,
 }
 
 impl Wheel {
@@ -70,7 +71,7 @@ impl Wheel {
             slots: (0..SLOTS).map(|_| Vec::new()).collect(),
             occupied: [0; SLOTS / 64],
             next: now.0 / TICK_US,
-            entries: 0,
+            first: NOT_ARMED,
         }
     }
 
@@ -96,7 +97,7 @@ impl Wheel {
         let slot = (tick % SLOTS as u64) as usize;
         self.slots[slot].push((tick, owner));
         self.occupied[slot / 64] |= 1 << (slot % 64);
-        self.entries += 1;
+        self.first = self.first.min(tick);
     }
 
     /// Whether an entry taken by [`Wheel::take_due`] means that the session's deadline has passed.
@@ -117,7 +118,7 @@ impl Wheel {
     /// Moves the entries whose tick has come into `due`.
     pub(crate) fn take_due(&mut self, now: Now, due: &mut Vec<(u64, Owner)>) {
         let last = now.0 / TICK_US;
-        if self.entries == 0 || last < self.next {
+        if last < self.first {
             self.next = self.next.max(last);
             return;
         }
@@ -128,30 +129,30 @@ impl Wheel {
                 continue;
             }
             self.occupied[slot / 64] &= !(1 << (slot % 64));
-            self.entries -= self.slots[slot].len();
             due.append(&mut self.slots[slot]);
         }
         self.next = last + 1;
+        self.first = self.find_first();
     }
 
-    /// When [`Wheel::take_due`] next has something to do.
+    /// When [`Wheel::take_due`] next has something to do. Every turn asks.
+    #[inline]
     pub(crate) fn poll_deadline(&self) -> Option<Now> {
-        if self.entries == 0 {
-            return None;
-        }
-        // Every turn asks: 64 slots at a glance. The first word comes again in the end, for the
-        // slots below the one that it began with.
-        let first = (self.next % SLOTS as u64) as usize;
+        (self.first != NOT_ARMED).then(|| Now(self.first * TICK_US))
+    }
+
+    /// The tick of the first entry, found 64 slots at a glance. The word of `next` comes twice: for
+    /// the slots from it on, and in the end for those below it.
+    fn find_first(&self) -> u64 {
+        let next = (self.next % SLOTS as u64) as usize;
         let words = SLOTS / 64;
-        (0..=words).find_map(|step| {
-            let word = self.occupied[(first / 64 + step) % words];
-            let word = if step == 0 { word & (u64::MAX << (first % 64)) } else { word };
-            if word == 0 {
-                return None;
-            }
-            let slot = (first / 64 + step) * 64 + word.trailing_zeros() as usize;
-            Some(Now((self.next + (slot - first) as u64) * TICK_US))
-        })
+        let found = (0..=words).find_map(|step| {
+            let word = self.occupied[(next / 64 + step) % words];
+            let word = if step == 0 { word & (u64::MAX << (next % 64)) } else { word };
+            let slot = (next / 64 + step) * 64 + word.trailing_zeros() as usize;
+            (word != 0).then(|| self.next + (slot - next) as u64)
+        });
+        found.unwrap_or(NOT_ARMED)
     }
 }
 
