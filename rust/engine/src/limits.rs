@@ -10,8 +10,17 @@ pub(crate) const LAST_WORDS_RECEIVES: u8 = 16;
 /// Blocks of the io_uring driver, a power of two: with `BUFFER_BYTES` 2 MiB a worker, of which only
 /// what traffic has touched costs memory. The kernel fills some 20 to 50 of them a turn.
 pub(crate) const BUFFERS: u16 = 128;
-/// Bytes of a block: most messages fit, and a large result takes four operations for each 64 KiB.
+/// Bytes of a block: most messages fit.
 pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
+/// Large blocks, a power of two: with `LARGE_BUFFER_BYTES` 1 MiB a worker while somebody sends much,
+/// twice `TURN_BYTES_MAX`.
+pub(crate) const LARGE_BUFFERS: u16 = 16;
+/// Bytes of a large block: a large result takes one completion for each 64 KiB at best instead of
+/// four, a tenth less CPU.
+pub(crate) const LARGE_BUFFER_BYTES: usize = 64 * 1024;
+/// Receives in a row that fill a small block, or would not have filled one, after which blocks of
+/// the other size are used: a result of 64 KiB is not worth the change, which takes two operations.
+pub(crate) const UNSUITED_MAX: u8 = 8;
 /// Ranges that may stay in their blocks beyond a turn, since their peer is slow or reading is
 /// paused; far below `BUFFERS`, so that the others never run out of blocks.
 pub(crate) const BUFFERS_KEPT_MAX: usize = 32;

@@ -10,22 +10,55 @@
 //!
 //! INVARIANT: a block is in one of these places only. In hand, `uses` counts the queued ranges, and
 //! the block is offered again when the last is gone. What is kept beyond a turn for a slow peer is
-//! counted apart and limited; the rest is copied. Next on the path: `reads.rs`.
+//! counted apart and limited; the rest is copied.
+//!
+//! There are two groups: many small blocks, and a few large ones for those that send much. Large
+//! ones are never kept, and give their memory back when nobody has needed them for a while. Next on
+//! the path: `reads.rs`.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 use proxy_core::sink::ChunkId;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::ring::Ring;
 use crate::driver::Received;
-use crate::limits::{BUFFER_BYTES, BUFFERS, BUFFERS_KEPT_MAX};
+use crate::limits::{BUFFER_BYTES, BUFFERS, BUFFERS_KEPT_MAX, LARGE_BUFFER_BYTES, LARGE_BUFFERS};
 
-/// The kernel's name for the blocks.
-pub(crate) const GROUP: u16 = 1;
+/// Which blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Size {
+    Small,
+    Large,
+}
+
+impl Size {
+    /// The kernel's name for them.
+    pub(crate) const fn group(self) -> u16 {
+        match self {
+            Self::Small => 1,
+            Self::Large => 2,
+        }
+    }
+
+    const fn count(self) -> u16 {
+        match self {
+            Self::Small => BUFFERS,
+            Self::Large => LARGE_BUFFERS,
+        }
+    }
+
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Small => BUFFER_BYTES,
+            Self::Large => LARGE_BUFFER_BYTES,
+        }
+    }
+}
 
 /// With the allocator's own 16 bytes one line of the processor's cache more than a power of two, so
 /// that the heads of the blocks do not all share one place in it. Not aligned any further: that
@@ -35,37 +68,56 @@ struct BlockMemory {
     _bytes: [u8; BUFFER_BYTES + 48],
 }
 
-/// The entries that the kernel reads; it wants them page-aligned.
-#[repr(align(4096))]
-struct EntryMemory {
-    _bytes: [u8; BUFFERS as usize * size_of::<BufRingEntry>()],
-}
-
-/// Memory of a fixed layout that may be shared with the kernel.
+/// Zeroed memory that may be shared with the kernel.
 #[derive(Debug)]
-struct Memory {
-    start: NonNull<u8>,
-    layout: Layout,
+enum Memory {
+    /// From the allocator.
+    Small(NonNull<u8>),
+    /// Of so many bytes, from the kernel: on pages of its own.
+    Mapped(NonNull<u8>, usize),
 }
 
 impl Memory {
-    fn new(layout: Layout) -> Self {
-        // SAFETY: neither layout has a size of zero.
+    fn small() -> Self {
+        let layout = Layout::new::<BlockMemory>();
+        // SAFETY: the layout's size is not zero.
         #[allow(unsafe_code)]
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, layout }
+        Self::Small(start)
+    }
+
+    fn mapped(bytes: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        #[allow(unsafe_code)]
+        let start = unsafe {
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            mmap_anonymous(ptr::null_mut(), bytes, access, MapFlags::PRIVATE)?
+        };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self::Mapped(start, bytes))
+    }
+
+    const fn start(&self) -> NonNull<u8> {
+        match self {
+            Self::Small(start) | Self::Mapped(start, _) => *start,
+        }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.layout.size() > 0 {
+        match self {
             // SAFETY: it was allocated so, and nobody has it any more.
             #[allow(unsafe_code)]
-            unsafe {
-                dealloc(self.start.as_ptr(), self.layout);
-            }
+            Self::Small(start) => unsafe {
+                dealloc(start.as_ptr(), Layout::new::<BlockMemory>());
+            },
+            // SAFETY: it was mapped so, and nobody has it any more.
+            #[allow(unsafe_code)]
+            Self::Mapped(start, bytes) => unsafe {
+                let _ = munmap(start.as_ptr().cast(), *bytes);
+            },
         }
     }
 }
@@ -92,17 +144,18 @@ pub(crate) enum Chunk {
 #[derive(Debug)]
 pub(crate) struct Block {
     memory: Memory,
+    size: Size,
     len: usize,
 }
 
 impl Block {
     fn bytes(&self) -> &[u8] {
-        let len = self.len.min(BUFFER_BYTES);
+        let len = self.len.min(self.size.bytes());
         // SAFETY: the block is at least this long, it was zeroed when made, and the kernel does not
         // write to it while we have it.
         #[allow(unsafe_code)]
         unsafe {
-            std::slice::from_raw_parts(self.memory.start.as_ptr(), len)
+            std::slice::from_raw_parts(self.memory.start().as_ptr(), len)
         }
     }
 }
@@ -130,6 +183,7 @@ struct Slot {
     block: Option<Block>,
     /// Where the block's memory is, wherever the block is.
     start: NonNull<u8>,
+    size: Size,
     /// Queued ranges of it.
     uses: u32,
     /// The kernel may write to it.
@@ -140,47 +194,90 @@ struct Slot {
 #[allow(unsafe_code)]
 unsafe impl Send for Slot {}
 
+/// What the kernel takes blocks of one size from.
+#[derive(Debug)]
+struct Group {
+    /// The entries that the kernel reads, on pages of their own as it wants them.
+    entries: Memory,
+    tail: u16,
+    /// How many blocks the kernel has.
+    offered: usize,
+}
+
 /// All blocks.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    entries: Memory,
-    tail: u16,
+    small: Group,
+    large: Group,
+    /// First the small ones, then the large ones.
     slots: Vec<Slot>,
-    /// How many the kernel has.
-    offered: usize,
     /// How many ranges keep a block beyond a turn.
     kept: usize,
+    /// A large block has been filled since [`Pool::shrink`].
+    large_used: bool,
+}
+
+impl Group {
+    fn new(ring: &mut Ring, size: Size) -> io::Result<Self> {
+        let count = size.count();
+        let entries = Memory::mapped(usize::from(count) * size_of::<BufRingEntry>())?;
+        // SAFETY: it is the address of so many entries, page-aligned, and the pool keeps them as
+        // long as the ring.
+        #[allow(unsafe_code)]
+        unsafe {
+            ring.register_buffers(entries.start().as_ptr() as u64, count, size.group())?;
+        }
+        Ok(Self { entries, tail: 0, offered: 0 })
+    }
 }
 
 impl Pool {
     /// Makes the blocks and offers them all. The pool must be dropped after the ring.
     ///
     /// # Errors
-    /// As [`Ring::register_buffers`].
+    /// As [`Ring::register_buffers`], or the process is out of memory.
     pub(crate) fn new(ring: &mut Ring) -> io::Result<Self> {
-        let entries = Memory::new(Layout::new::<EntryMemory>());
-        // SAFETY: it is the address of so many entries, page-aligned, and the caller keeps them as
-        // long as the ring.
-        #[allow(unsafe_code)]
-        unsafe {
-            ring.register_buffers(entries.start.as_ptr() as u64, BUFFERS)?;
+        let (small, large) = (Group::new(ring, Size::Small)?, Group::new(ring, Size::Large)?);
+        let mut slots = Vec::new();
+        for size in [Size::Small, Size::Large] {
+            for _ in 0..size.count() {
+                let memory = match size {
+                    Size::Small => Memory::small(),
+                    Size::Large => Memory::mapped(size.bytes())?,
+                };
+                let start = memory.start();
+                let block = Some(Block { memory, size, len: 0 });
+                slots.push(Slot { block, start, size, uses: 0, offered: false });
+            }
         }
-        let slots = (0..BUFFERS).map(|_| {
-            let memory = Memory::new(Layout::new::<BlockMemory>());
-            let start = memory.start;
-            Slot { block: Some(Block { memory, len: 0 }), start, uses: 0, offered: false }
-        });
-        let mut pool = Self { entries, tail: 0, slots: slots.collect(), offered: 0, kept: 0 };
-        for id in 0..BUFFERS {
+        let mut pool = Self { small, large, slots, kept: 0, large_used: false };
+        for id in 0..BUFFERS + LARGE_BUFFERS {
             pool.offer(id);
         }
         Ok(pool)
     }
 
-    /// How many blocks the kernel can fill.
+    /// How many blocks of a size the kernel can fill.
     #[inline]
-    pub(crate) const fn offered(&self) -> usize {
-        self.offered
+    pub(crate) const fn offered(&self, size: Size) -> usize {
+        match size {
+            Size::Small => self.small.offered,
+            Size::Large => self.large.offered,
+        }
+    }
+
+    /// Which size a block has.
+    #[inline]
+    pub(crate) fn size(&self, id: u16) -> Size {
+        if id < BUFFERS { Size::Small } else { Size::Large }
+    }
+
+    #[inline]
+    const fn group(&mut self, size: Size) -> &mut Group {
+        match size {
+            Size::Small => &mut self.small,
+            Size::Large => &mut self.large,
+        }
     }
 
     /// Gives a block that nobody uses to the kernel.
@@ -191,21 +288,41 @@ impl Pool {
             return;
         }
         slot.offered = true;
-        self.offered += 1;
-        let first = self.entries.start.as_ptr().cast::<BufRingEntry>();
-        let at = usize::from(self.tail & (BUFFERS - 1));
-        self.tail = self.tail.wrapping_add(1);
-        // SAFETY: `at` is below BUFFERS, the number of entries in this memory. The kernel reads an
-        // entry only once the tail is beyond it, and there are no more blocks than entries. The
-        // tail lies where `tail` says, aligned, and is written by us alone.
+        let (start, size) = (slot.start, slot.size);
+        let group = self.group(size);
+        group.offered += 1;
+        let first = group.entries.start().as_ptr().cast::<BufRingEntry>();
+        let at = usize::from(group.tail & (size.count() - 1));
+        group.tail = group.tail.wrapping_add(1);
+        // SAFETY: `at` is below the number of entries in this memory. The kernel reads an entry
+        // only once the tail is beyond it, and there are no more blocks than entries. The tail lies
+        // where `tail` says, aligned, and is written by us alone.
         #[allow(unsafe_code)]
         unsafe {
             let entry = &mut *first.add(at);
-            entry.set_addr(slot.start.as_ptr() as u64);
-            entry.set_len(BUFFER_BYTES as u32);
+            entry.set_addr(start.as_ptr() as u64);
+            entry.set_len(size.bytes() as u32);
             entry.set_bid(id);
             let tail = BufRingEntry::tail(first).cast_mut();
-            AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
+            AtomicU16::from_ptr(tail).store(group.tail, Ordering::Release);
+        }
+    }
+
+    /// Gives the memory of large blocks back to the system, if none has been filled since the last
+    /// time.
+    pub(crate) fn shrink(&mut self) {
+        let used = std::mem::take(&mut self.large_used);
+        if used || self.large.offered < usize::from(LARGE_BUFFERS) {
+            return;
+        }
+        for slot in self.slots.iter().filter(|slot| slot.size == Size::Large) {
+            // SAFETY: nothing of it is of interest while it is offered, the kernel fills it only
+            // while this thread is in a system call of the ring, and it is on pages of its own.
+            #[allow(unsafe_code)]
+            unsafe {
+                let start = slot.start.as_ptr().cast();
+                let _ = madvise(start, slot.size.bytes(), Advice::LinuxDontNeed);
+            }
         }
     }
 
@@ -215,10 +332,12 @@ impl Pool {
         let Some(slot) = self.slots.get_mut(usize::from(id)) else { return };
         debug_assert!(slot.offered && slot.uses == 0, "the kernel had no such block");
         slot.offered = false;
-        self.offered -= 1;
         if let Some(block) = &mut slot.block {
             block.len = len;
         }
+        let size = slot.size;
+        self.large_used |= size == Size::Large;
+        self.group(size).offered -= 1;
     }
 
     /// A block in hand is of no interest.
@@ -272,7 +391,7 @@ impl Pool {
     pub(crate) fn bytes(&self, id: u16, start: usize, end: usize) -> &[u8] {
         let Some(slot) = self.slots.get(usize::from(id)) else { return &[] };
         debug_assert!(!slot.offered, "the kernel has this block");
-        let (end, start) = (end.min(BUFFER_BYTES), start.min(end));
+        let (end, start) = (end.min(slot.size.bytes()), start.min(end));
         // SAFETY: the block is at least this long. It is not the kernel's to write to, and the loop
         // has it for reading only.
         #[allow(unsafe_code)]
@@ -281,9 +400,9 @@ impl Pool {
         }
     }
 
-    /// Whether a range may stay in its block beyond this turn; it is counted then.
-    pub(crate) fn keep(&mut self) -> bool {
-        let may = self.kept < BUFFERS_KEPT_MAX;
+    /// Whether a range may stay in this block beyond this turn; it is counted then.
+    pub(crate) fn keep(&mut self, id: u16) -> bool {
+        let may = self.kept < BUFFERS_KEPT_MAX && self.size(id) == Size::Small;
         self.kept += usize::from(may);
         may
     }
@@ -296,15 +415,68 @@ impl Pool {
     /// The kernel may still write to the blocks: they stay for ever.
     pub(crate) fn leak(&mut self) {
         std::mem::forget(std::mem::take(&mut self.slots));
-        let nothing = Memory { start: NonNull::dangling(), layout: Layout::new::<()>() };
-        std::mem::forget(std::mem::replace(&mut self.entries, nothing));
+        for group in [&mut self.small, &mut self.large] {
+            let nothing = Memory::Mapped(NonNull::dangling(), 0);
+            std::mem::forget(std::mem::replace(&mut group.entries, nothing));
+        }
     }
 
     /// Every block is the kernel's and nothing is counted: what a test sees when all is at rest.
     #[cfg(test)]
     pub(crate) fn is_whole(&self) -> bool {
-        self.offered == self.slots.len()
+        self.small.offered + self.large.offered == self.slots.len()
             && self.kept == 0
             && self.slots.iter().all(|slot| slot.uses == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::{BUFFERS, Pool, Size};
+    use crate::uring::ring::{ENTRIES, Ring};
+
+    /// The first byte of a block.
+    fn first_byte(pool: &Pool, id: u16) -> *mut u8 {
+        pool.slots.get(usize::from(id)).unwrap().start.as_ptr()
+    }
+
+    #[test]
+    fn large_blocks_give_their_memory_back_when_nobody_has_needed_them_for_a_while() {
+        let mut ring = Ring::new(ENTRIES).unwrap();
+        let mut pool = Pool::new(&mut ring).unwrap();
+        let large = BUFFERS;
+        let byte = first_byte(&pool, large);
+        // SAFETY: the block is this pool's and nobody else looks at it.
+        #[allow(unsafe_code)]
+        let read = || unsafe { byte.read_volatile() };
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        unsafe {
+            byte.write_volatile(7);
+        }
+        pool.filled(large, 1);
+        assert_eq!(pool.received(large), [7]);
+        pool.shrink();
+        pool.shrink();
+        assert_eq!(read(), 7, "it is in hand");
+        pool.discard(large);
+        pool.filled(large + 1, 1);
+        pool.discard(large + 1);
+        pool.shrink();
+        assert_eq!(read(), 7, "one has just been filled");
+        pool.shrink();
+        assert_eq!(read(), 0, "its page is gone");
+        drop(ring);
+    }
+
+    #[test]
+    fn large_blocks_are_never_kept() {
+        let mut ring = Ring::new(ENTRIES).unwrap();
+        let mut pool = Pool::new(&mut ring).unwrap();
+        assert!(pool.keep(0) && !pool.keep(BUFFERS));
+        assert_eq!((pool.size(BUFFERS - 1), pool.size(BUFFERS)), (Size::Small, Size::Large));
+        drop(ring);
     }
 }

@@ -9,7 +9,7 @@ use proxy_core::ids::Conn;
 
 use super::ring::{ENTRIES, Entries, Ring};
 use super::{Uring, probe};
-use crate::limits::{BUFFER_BYTES, TURN_BYTES_MAX};
+use crate::limits::{LARGE_BUFFER_BYTES, TURN_BYTES_MAX};
 use crate::post::Post;
 use crate::testbed::Inspect;
 
@@ -27,7 +27,7 @@ pub(crate) fn with_rings_of<R>(entries: Entries, run: impl FnOnce() -> R) -> R {
 
 impl Inspect for Uring {
     fn turn_bytes(&self) -> usize {
-        TURN_BYTES_MAX + BUFFER_BYTES
+        TURN_BYTES_MAX + LARGE_BUFFER_BYTES
     }
     fn create(wake: BorrowedFd<'_>, post: Post) -> io::Result<Self> {
         assert_eq!(probe(), Ok(()), "these tests need io_uring");

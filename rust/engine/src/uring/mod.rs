@@ -15,7 +15,7 @@
 //! - U5 What arrives while reading is paused, or while a hand-over is undecided, is held and told
 //!   later, in order (`reads.rs`, `passing.rs`).
 //! - U6 Slow peers never take the blocks away from the others: beyond a turn no more than
-//!   `BUFFERS_KEPT_MAX` are kept, everything else is copied. A receive that found no block is armed
+//!   `BUFFERS_KEPT_MAX` are kept, none of them large, everything else is copied. A receive that found no block is armed
 //!   again as soon as there is one: all blocks but those come back with the sends of this turn.
 //! - U7 A quick send of which nothing is heard has sent all, but only once the kernel keeps back no
 //!   completion that did not fit into the ring (`sends.rs`).
@@ -310,17 +310,22 @@ impl Uring {
         let Some(socket) = self.sockets.get_mut(id) else { return };
         let flags = socket.flags;
         match (socket.wants_bytes(), flags.any(Flags::ARMED)) {
-            (true, false) if self.pool.offered() > self.arrived.len() => {
+            (true, false) if self.pool.offered(socket.size()) > self.arrived.len() => {
+                let bulky = if flags.any(Flags::BULKY) { Flags::ARMED_BULKY } else { 0 };
                 socket.flags.clear(Flags::MISSED);
-                socket.flags.set(Flags::ARMED);
-                self.ring.recv(socket.fd.as_fd(), id);
+                socket.flags.set(Flags::ARMED | bulky);
+                socket.unsuited = 0;
+                self.ring.recv(socket.fd.as_fd(), socket.size(), id);
             }
             (true, false) if !flags.any(Flags::STARVING) => {
                 socket.flags.set(Flags::STARVING);
                 self.starving.push(id);
             }
             (wanted, true) if !flags.any(Flags::RECV_ENDS) => {
-                let ends = if wanted { flags.any(Flags::MISSED) } else { !is_delivering(socket) };
+                let ends = match wanted {
+                    true => flags.any(Flags::MISSED) || socket.is_missized(),
+                    false => !is_delivering(socket),
+                };
                 if ends {
                     socket.flags.set(Flags::RECV_ENDS);
                     self.ring.cancel(Key::Recv(id), Key::Cancel(id));
@@ -579,6 +584,7 @@ impl Driver for Uring {
         if self.look_at <= now {
             self.look_at = now.plus_ms(SERVER_LOOK_MS);
             self.give_up_unreachable(SERVER_RETRANSMITS_MAX);
+            self.pool.shrink();
         }
         if self.listeners.poll_deadline().is_some_and(|deadline| deadline <= now) {
             self.listeners.resume(&mut self.acceptor, now);

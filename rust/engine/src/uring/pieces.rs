@@ -181,11 +181,11 @@ impl Pieces {
             if *kept || flies {
                 continue;
             }
-            if pool.keep() {
+            let id = *id;
+            if pool.keep(id) {
                 *kept = true;
                 continue;
             }
-            let id = *id;
             let bytes = pool.bytes(id, piece.range.start, piece.range.end);
             let mut own = std::mem::take(&mut spare);
             own.reserve_exact(bytes.len());

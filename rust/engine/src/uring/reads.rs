@@ -13,12 +13,12 @@ use proxy_core::ids::Conn;
 use proxy_core::sink::Gone;
 use rustix::io::Errno;
 
-use super::buffers::Chunk;
+use super::buffers::{Chunk, Size};
 use super::ring::{Done, ERROR, HANGUP, WRITABLE};
 use super::socket::{End, Flags, HeldBytes, SocketId};
 use super::{Uring, Work};
 use crate::driver::Completion;
-use crate::limits::{BUFFER_BYTES, LAST_WORDS_RECEIVES};
+use crate::limits::{BUFFER_BYTES, LAST_WORDS_RECEIVES, UNSUITED_MAX};
 use crate::net;
 
 /// What one completion of a receive says.
@@ -57,7 +57,7 @@ impl Uring {
         let socket = self.sockets.get_mut(id)?;
         let (conn, closed) = (socket.conn, socket.flags.any(Flags::CLOSED));
         if !done.more {
-            socket.flags.clear(Flags::ARMED | Flags::RECV_ENDS);
+            socket.flags.clear(Flags::ARMED | Flags::ARMED_BULKY | Flags::RECV_ENDS);
             self.mark(id);
         }
         match received {
@@ -71,6 +71,7 @@ impl Uring {
             }
             Received::Bytes(block) => {
                 self.counters.receives += 1;
+                self.suit_size(id, block, usize::try_from(done.result).unwrap_or(0));
                 if self.sockets.get(id)?.must_hold() {
                     self.hold(id, block);
                     return None;
@@ -90,11 +91,30 @@ impl Uring {
         }
     }
 
+    /// Chooses the blocks for what this connection sends next by what it has sent lately.
+    #[inline]
+    fn suit_size(&mut self, id: SocketId, block: u16, len: usize) {
+        let size = self.pool.size(block);
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        let other = match size {
+            Size::Small => len >= BUFFER_BYTES,
+            Size::Large => len < BUFFER_BYTES,
+        };
+        socket.unsuited = if other { socket.unsuited.saturating_add(1) } else { 0 };
+        if socket.unsuited == UNSUITED_MAX {
+            match size {
+                Size::Small => socket.flags.set(Flags::BULKY),
+                Size::Large => socket.flags.clear(Flags::BULKY),
+            }
+            self.mark(id);
+        }
+    }
+
     /// Keeps received bytes for later.
     fn hold(&mut self, id: SocketId, block: u16) {
         let Some(socket) = self.sockets.get_mut(id) else { return };
         let held = socket.held.get_or_insert_default();
-        if self.pool.keep() {
+        if self.pool.keep(block) {
             held.bytes.push_back(HeldBytes::Block(block));
         } else {
             let bytes = self.pool.received(block).to_vec();

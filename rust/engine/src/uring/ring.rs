@@ -12,7 +12,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use proxy_core::ids::Id;
 use rustix::event::{Timespec as PollTime, poll};
 
-use super::buffers::{GROUP, Pool};
+use super::buffers::{Pool, Size};
 use super::envelope::Envelopes;
 use super::socket::SocketId;
 use crate::limits::{COMPLETIONS_MAX, RING_WAIT_MS, RING_WAITS_MAX, SUBMISSIONS_MAX};
@@ -227,7 +227,7 @@ impl Ring {
         self.outstanding
     }
 
-    /// Makes the kernel take buffers of group `GROUP` from this ring of `entries`.
+    /// Makes the kernel take buffers of a group from this ring of `entries`.
     ///
     /// # Errors
     /// The kernel cannot do it, or it is done already.
@@ -235,14 +235,19 @@ impl Ring {
     /// # Safety
     /// `address` is that of so many entries, page-aligned, that live as long as this ring.
     #[allow(unsafe_code)]
-    pub(crate) unsafe fn register_buffers(&self, address: u64, entries: u16) -> io::Result<()> {
+    pub(crate) unsafe fn register_buffers(
+        &self,
+        address: u64,
+        entries: u16,
+        group: u16,
+    ) -> io::Result<()> {
         // SAFETY: as the caller promises.
-        unsafe { self.ring.submitter().register_buf_ring_with_flags(address, entries, GROUP, 0) }
+        unsafe { self.ring.submitter().register_buf_ring_with_flags(address, entries, group, 0) }
     }
 
     /// Receives into provided buffers until it is cancelled or ends.
-    pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, id: SocketId) {
-        let entry = opcode::RecvMulti::new(Fd(fd.as_raw_fd()), GROUP).build();
+    pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, size: Size, id: SocketId) {
+        let entry = opcode::RecvMulti::new(Fd(fd.as_raw_fd()), size.group()).build();
         self.push(entry, Key::Recv(id));
     }
 

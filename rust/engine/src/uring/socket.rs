@@ -17,6 +17,7 @@ use proxy_core::ids::{Conn, Id};
 use proxy_core::sink::Gone;
 use rustix::net::{Shutdown, shutdown};
 
+use super::buffers::Size;
 use super::pieces::Queue;
 
 /// Marker of sockets' ids.
@@ -81,6 +82,11 @@ impl Flags {
     /// The send in flight is a quick one: it may be over without a word.
     pub(crate) const QUICK: u32 = 1 << 23;
 
+    /// It sends much: the kernel shall receive into large blocks.
+    pub(crate) const BULKY: u32 = 1 << 24;
+    /// The kernel receives into large blocks.
+    pub(crate) const ARMED_BULKY: u32 = 1 << 25;
+
     /// Whether any of these is true.
     #[inline]
     pub(crate) const fn any(self, bits: u32) -> bool {
@@ -131,6 +137,8 @@ pub(crate) struct Socket {
     pub(crate) conn: Conn,
     /// What is true of it.
     pub(crate) flags: Flags,
+    /// Receives in a row for which blocks of the other size would have been better.
+    pub(crate) unsuited: u8,
     /// What waits to be sent.
     pub(crate) queue: Queue,
     /// Received and not told.
@@ -143,7 +151,7 @@ impl Socket {
     /// A new entry around a non-blocking socket.
     pub(crate) fn new(fd: OwnedFd, conn: Conn) -> Self {
         let (flags, queue) = (Flags::default(), Queue::default());
-        Self { fd, conn, flags, queue, held: None, why: None }
+        Self { fd, conn, flags, unsuited: 0, queue, held: None, why: None }
     }
 
     /// Whether the kernel has an operation on it: it must stay then.
@@ -163,6 +171,18 @@ impl Socket {
             | Flags::CLOSED;
         let drains = self.flags.any(Flags::DRAINING) && !self.flags.any(Flags::ENDED);
         drains || !self.flags.any(NOT)
+    }
+
+    /// Which blocks the kernel shall receive into.
+    #[inline]
+    pub(crate) const fn size(&self) -> Size {
+        if self.flags.any(Flags::BULKY) { Size::Large } else { Size::Small }
+    }
+
+    /// Whether the kernel receives into blocks of the other size.
+    #[inline]
+    pub(crate) const fn is_missized(&self) -> bool {
+        self.flags.any(Flags::BULKY) != self.flags.any(Flags::ARMED_BULKY)
     }
 
     /// Whether the kernel shall look for its end, or for the connection being made.

@@ -8,10 +8,11 @@ use std::os::unix::net::UnixStream;
 use proxy_core::ids::Conn;
 
 use super::Uring;
+use super::buffers::Size;
 use super::inspect::with_rings_of;
 use super::ring::{ENTRIES, Entries};
 use crate::driver::Driver;
-use crate::limits::BUFFERS;
+use crate::limits::{BUFFER_BYTES, BUFFERS, UNSUITED_MAX};
 use crate::testbed::{Inspect, LARGE, Told, client, echo, pattern};
 
 type Bed = crate::testbed::Bed<Uring>;
@@ -167,4 +168,39 @@ fn a_driver_that_cannot_take_everything_back_still_ends_its_connections() {
     let elsewhere = std::thread::spawn(move || driver.end());
     assert!(!elsewhere.join().unwrap());
     assert!(all_end(peers));
+}
+
+/// Everything that a bed has been told to have arrived.
+fn heard(bed: &mut Bed) -> Vec<u8> {
+    let bytes = bed.told().iter().filter_map(|told| match told {
+        Told::Bytes(_, bytes) => Some(bytes.as_slice()),
+        _ => None,
+    });
+    bytes.flatten().copied().collect()
+}
+
+#[test]
+fn who_sends_much_is_received_into_large_blocks_until_he_does_not() {
+    let mut bed = Bed::new(|_, _, _| {});
+    let mut peers = adopt(&mut bed, 1);
+    let mut said = Vec::new();
+    let mut size_after = |bytes: &[u8]| {
+        bed.write(&mut peers[0], bytes);
+        said.extend_from_slice(bytes);
+        bed.until(|bed| heard(bed).len() == said.len() && bed.engine.parts().1.is_at_rest());
+        assert!(heard(&mut bed) == said, "a byte is lost, or comes twice");
+        let socket = bed.engine.parts().1.find(client(0)).unwrap().1;
+        assert!(!socket.is_missized(), "the kernel has not been told");
+        socket.size()
+    };
+    let much = pattern(usize::from(UNSUITED_MAX) * BUFFER_BYTES);
+    let little = [b'x'; 100];
+    assert_eq!(size_after(&little), Size::Small);
+    assert_eq!(size_after(&much), Size::Large);
+    assert_eq!(size_after(&much), Size::Large);
+    for number in 1..UNSUITED_MAX {
+        assert_eq!(size_after(&little), Size::Large, "after {number}");
+    }
+    assert_eq!(size_after(&little), Size::Small);
+    assert_eq!(size_after(&little), Size::Small);
 }
