@@ -12,8 +12,8 @@ pub(crate) const LAST_WORDS_RECEIVES: u8 = 16;
 pub(crate) const BUFFERS: u16 = 128;
 /// Bytes of a block: most messages fit.
 pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
-/// Large blocks, a power of two: with `LARGE_BUFFER_BYTES` 1 MiB a worker while somebody sends much,
-/// twice `TURN_BYTES_MAX`.
+/// Large blocks, a power of two: with `LARGE_BUFFER_BYTES` 1 MiB a worker while somebody sends
+/// much, twice `TURN_BYTES_MAX`.
 pub(crate) const LARGE_BUFFERS: u16 = 16;
 /// Bytes of a large block: a large result takes one completion for each 64 KiB at best instead of
 /// four, a tenth less CPU.
@@ -67,6 +67,9 @@ pub(crate) const SLICES_PER_SEND: usize = 32;
 pub(crate) const ACCEPTS_PER_TURN: u8 = 64;
 /// How long accepting pauses when descriptors or memory ran out, in milliseconds.
 pub(crate) const ACCEPT_PAUSE_MS: u64 = 1_000;
+/// How often the io_uring driver asks for clients anew, in milliseconds: so long a new one waits at
+/// most when the worker that the kernel woke for it hangs.
+pub(crate) const ACCEPT_RENEW_MS: u64 = 1_000;
 /// How long a closed connection may take to accept what was sent to it, in milliseconds.
 pub(crate) const LINGER_MS: u64 = 5_000;
 /// Closed connections that may linger at a time; the oldest gives way to a new one.

@@ -2,7 +2,10 @@
 //!
 //! What the listeners are and what happens when descriptors run out is `listen.rs`'s affair. A
 //! listener whose accepting has ended may be closed at once: the kernel has its own hold on it.
-//! Next on the path: `net.rs`.
+//!
+//! Of the workers that share a listener the kernel wakes one for a client, and always the same one
+//! as long as that does not take it. So accepting is asked for anew now and then, which takes
+//! whoever waits: a worker that hangs keeps nobody waiting for longer. Next on the path: `net.rs`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -63,6 +66,13 @@ impl Acceptor {
             ring.accept(arm.fd, arm.listener, arm.serial);
             self.armed.push(arm);
         }
+    }
+
+    /// Asks for everything anew: clients that wait for another process are accepted, and the limit
+    /// of open files is the one of now.
+    pub(crate) fn renew(&mut self) {
+        self.wanted.extend(&self.armed);
+        self.ending.append(&mut self.armed);
     }
 
     /// Whether the kernel has been asked for all that is wanted.

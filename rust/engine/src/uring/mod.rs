@@ -15,8 +15,9 @@
 //! - U5 What arrives while reading is paused, or while a hand-over is undecided, is held and told
 //!   later, in order (`reads.rs`, `passing.rs`).
 //! - U6 Slow peers never take the blocks away from the others: beyond a turn no more than
-//!   `BUFFERS_KEPT_MAX` are kept, none of them large, everything else is copied. A receive that found no block is armed
-//!   again as soon as there is one: all blocks but those come back with the sends of this turn.
+//!   `BUFFERS_KEPT_MAX` are kept, none of them large, everything else is copied. A receive that
+//!   found no block is armed again as soon as there is one: all blocks but those come back with the
+//!   sends of this turn.
 //! - U7 A quick send of which nothing is heard has sent all, but only once the kernel keeps back no
 //!   completion that did not fit into the ring (`sends.rs`).
 //! - U8 `Congested` and `Drained` are told as by the epoll driver: when the kernel has refused
@@ -60,8 +61,8 @@ use crate::counters::Counters;
 use crate::driver::{Backend, Completion, Driver};
 use crate::engine::clock;
 use crate::limits::{
-    ACCEPTS_PER_TURN, MAILS_PER_TURN, SERVER_LOOK_MS, SERVER_RETRANSMITS_MAX, TURN_BYTES_MAX,
-    YOUNG_US,
+    ACCEPT_RENEW_MS, ACCEPTS_PER_TURN, MAILS_PER_TURN, SERVER_LOOK_MS, SERVER_RETRANSMITS_MAX,
+    TURN_BYTES_MAX, YOUNG_US,
 };
 use crate::listen::{Listener, Listeners};
 use crate::net;
@@ -128,6 +129,8 @@ pub(crate) struct Uring {
     /// A connection has closed since accepting paused.
     freed: bool,
     now: Now,
+    /// When accepting is asked for anew; a turn comes by then (`WAIT_MS_MAX`).
+    renew_at: Now,
     /// When the servers are looked at next.
     look_at: Now,
 }
@@ -178,6 +181,7 @@ impl Uring {
             lingering_count: 0,
             freed: false,
             now: clock(),
+            renew_at: clock().plus_ms(ACCEPT_RENEW_MS),
             look_at: clock().plus_ms(SERVER_LOOK_MS),
         })
     }
@@ -269,6 +273,10 @@ impl Uring {
         if self.freed {
             self.freed = false;
             self.listeners.resume(&mut self.acceptor, self.now);
+        }
+        if self.renew_at <= self.now {
+            self.renew_at = self.now.plus_ms(ACCEPT_RENEW_MS);
+            self.acceptor.renew();
         }
         self.acceptor.arm(&mut self.ring);
         if !self.wake_watched {

@@ -13,6 +13,7 @@ use super::inspect::with_rings_of;
 use super::ring::{ENTRIES, Entries};
 use crate::driver::Driver;
 use crate::limits::{BUFFER_BYTES, BUFFERS, UNSUITED_MAX};
+use crate::listen::Listener;
 use crate::testbed::{Inspect, LARGE, Told, client, echo, pattern};
 
 type Bed = crate::testbed::Bed<Uring>;
@@ -103,6 +104,20 @@ fn more_speakers_at_once_than_there_are_blocks_are_all_answered() {
 #[test]
 fn more_sends_in_a_turn_than_the_ring_takes_all_go_out_with_their_own_bytes() {
     all_who_speak_at_once_are_answered(SMALL);
+}
+
+#[test]
+fn a_client_that_waits_for_a_worker_that_hangs_is_accepted_by_another() {
+    let mut hangs = Bed::new(|_, _, _| {});
+    hangs.settle();
+    let mut lives = Bed::new(|_, _, _| {});
+    let shared = Listener::new(hangs.listener.try_clone().unwrap().into(), false).unwrap();
+    lives.engine.parts().1.set_listeners(vec![(2, shared)]).unwrap();
+    lives.settle();
+    let clients = [hangs.client(), hangs.client(), hangs.client()];
+    lives.until(|bed| bed.counter("engine_accepted") == 3);
+    assert_eq!(hangs.counter("engine_accepted"), 0);
+    drop(clients);
 }
 
 /// A bed whose kernel has something of every kind to do: receives, looks, a listener, sends that
