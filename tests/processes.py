@@ -55,3 +55,12 @@ def parents() -> set[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def waiting_clients(port: int) -> int:
+    """Return how many clients wait to be accepted from the IPv4 listener of a port."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, queues, *_ = line.split()
+        if state == "0A" and int(local.partition(":")[2], 16) == port:
+            return int(queues.partition(":")[2], 16)
+    return 0

@@ -26,7 +26,7 @@ from tests.postgres.fakes import CANCEL_REQUEST, FakeServer
 from tests.postgres.load import run_clients
 from tests.postgres.test_attacks_workers import AT_ONCE_S, GUEST, clients_at, process_of
 from tests.postgres.traffic import backends, census, is_running, timed
-from tests.processes import descriptors
+from tests.processes import descriptors, waiting_clients
 from tests.wire import (
     Message,
     Wire,
@@ -386,6 +386,8 @@ def test_mail_for_a_worker_that_hangs_keeps_nobody_waiting_and_leaks_nothing(
                 caller.sendall(cancel_request(victim.pid, b"none"))
                 if number % STOLEN == 0:
                     assert other.value("SELECT 1") == "1"
+            # The kernel may have woken the worker that hangs for them; the other one looks, too.
+            wait_until(lambda: waiting_clients(front.port) == 0, "all are accepted", 3.0)
             os.kill(stopped, signal.SIGKILL)
             buried = front.wait_log("event=worker_buried worker=1")[0]
         assert int(buried.partition("descriptors=")[2].split()[0]) > STOLEN
