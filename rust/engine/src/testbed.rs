@@ -502,6 +502,17 @@ pub(crate) fn reset(stream: TcpStream) {
     drop(stream);
 }
 
+/// Lets this process open so many files, if it may.
+pub(crate) fn allow_descriptors(count: u64) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < count) {
+        limit.current = Some(limit.maximum.map_or(count, |maximum| maximum.min(count)));
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
+}
+
 /// More than the kernel's buffers take.
 pub(crate) const LARGE: usize = 12 << 20;
 

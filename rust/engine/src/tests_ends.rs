@@ -1,16 +1,20 @@
 //! How connections end: resets, half-closes, hang-ups, dead links, last words and lingering.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+
 use proxy_core::ids::{CancellerId, Conn};
 use proxy_core::sink::{Address, Gone};
+use rustix::net::sockopt;
 
 use super::Bed;
 use crate::driver::Driver;
 use crate::engine::clock;
-use crate::limits::{LINGER_MS, RECEIVE_BYTES};
+use crate::limits::{LINGER_MS, LINGERING_MAX, RECEIVE_BYTES};
 use crate::testbed::{
-    Inspect, LARGE, Told, client, client_id, echo, pattern, relay, reset, server, tcp_server,
-    unix_server,
+    Inspect, LARGE, Told, allow_descriptors, client, client_id, echo, pattern, relay, reset,
+    server, tcp_server, unix_server,
 };
 
 #[test]
@@ -174,6 +178,41 @@ fn lingering_ends_after_its_time() {
     assert_eq!(driver.lingering(), 1);
     driver.handle_timeouts(clock().plus_ms(LINGER_MS));
     assert_eq!(driver.lingering(), 0);
+}
+
+#[test]
+fn of_too_many_that_linger_the_oldest_gives_way_and_the_others_are_delivered() {
+    const LEN: usize = 20_000;
+    let mut bed = Bed::new(|_, _, _| {});
+    allow_descriptors(2 * LINGERING_MAX as u64 + 500);
+    let mut peers = Vec::new();
+    for number in 0..=LINGERING_MAX as u32 {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        for end in [&ours, &theirs] {
+            end.set_nonblocking(true).unwrap();
+        }
+        // The kernel takes a part of it.
+        sockopt::set_socket_send_buffer_size(&ours, 1).unwrap();
+        bed.engine.parts().1.adopt(client(number), ours.into());
+        bed.engine.parts().1.send_own(client(number), &pattern(LEN));
+        peers.push(theirs);
+    }
+    bed.engine.parts().1.submit(None);
+    bed.until(|bed| bed.engine.parts().1.is_at_rest());
+    for number in 0..=LINGERING_MAX as u32 {
+        bed.engine.parts().1.close(client(number), &[], clock());
+    }
+    assert_eq!(bed.engine.parts().1.lingering(), LINGERING_MAX);
+    // All are read at a time: each may linger for some seconds only.
+    let mut heard = vec![Vec::new(); peers.len()];
+    bed.until(|_| {
+        let all = peers.iter_mut().zip(&mut heard);
+        all.filter_map(|(peer, heard)| peer.read_to_end(heard).err()).count() == 0
+    });
+    assert!((1..LEN).contains(&heard[0].len()), "{} bytes of the oldest", heard[0].len());
+    assert!(heard[1..].iter().all(|heard| *heard == pattern(LEN)), "bytes of others are lost");
+    drop(peers);
+    bed.until(|bed| bed.engine.parts().1.lingering() == 0);
 }
 
 #[test]
