@@ -21,6 +21,7 @@ APT := $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get -qq
 .DEFAULT_GOAL := help
 .PHONY: help build demo load lint lint-rust lint-python test test-rust test-python bench campaign
 .PHONY: test-instructions instructions-baseline
+.PHONY: campaign-sim campaign-engine campaign-uring campaign-epoll
 .PHONY: wheel docs lock clean
 .PHONY: need-rust need-python need-servers need-drivers need-valgrind
 .DELETE_ON_ERROR:
@@ -78,16 +79,50 @@ test-instructions: | need-rust need-python need-valgrind
 instructions-baseline: | need-rust need-python need-valgrind
 	@$(COUNT) --write
 
+# What `io = "auto"` takes on this machine; the tests run with that, and some with the other one.
+AUTO_IO = $(shell $(BIN)/python -c 'from pyproxy import _core; \
+	print("epoll" if _core.io_uring_missing() else "io_uring")')
+ONLY_EPOLL = echo "$@: io_uring cannot be had here: nothing runs with it"
+
+define WITH_THE_OTHER_DRIVER
+@[ "$(AUTO_IO)" = io_uring ] || { $(ONLY_EPOLL); exit 0; }; \
+	echo "$@: a tenth again, with epoll"; \
+	PROFILE=$(PROFILE) $(BIN)/pytest -n $(JOBS) --dist loadfile --io epoll --part 10 \
+		tests/process tests/postgres
+endef
+
 test-python: $(BIN)/.built-$(PROFILE) | need-servers need-drivers
 	PROFILE=$(PROFILE) $(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,$(WITH_THE_OTHER_DRIVER))
 
 bench: $(BIN)/.built-$(PROFILE) | need-servers ## side by side against the peers found on this machine
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
 	$(BIN)/python bench/workers.py $(WORKERS_ARGS)
 
-campaign: $(BIN)/.built-$(PROFILE) | need-servers ## the random tests in full: sixteen times CI's seeds, ten times its load
+# Each part can be run alone, and `make -k campaign` goes on behind one that fails. Real servers get
+# one test at a time: most of these tests load the machine by themselves.
+campaign: campaign-sim campaign-engine campaign-uring campaign-epoll ## the random tests in full, with both drivers: hours
+	@echo "$@: all parts are through"
+
+campaign-sim: | need-rust
+	@echo "$@: the simulator, sixteen times the usual seeds"
 	SIM_SEEDS=$${SIM_SEEDS:-4096} cargo test --locked --profile ci --package sim --test campaign
-	PYPROXY_SCALE=$${PYPROXY_SCALE:-1} $(BIN)/pytest tests/postgres $(PYTEST_ARGS)
+
+campaign-engine: $(BIN)/.built-$(PROFILE) | need-rust
+	@[ "$(AUTO_IO)" = io_uring ] || { $(ONLY_EPOLL); exit 0; }; \
+	echo "$@: both drivers against each other, 32 times the usual seeds"; \
+	ENGINE_SEEDS=$${ENGINE_SEEDS:-1024} cargo test --locked --package engine --lib tests_both
+
+CAMPAIGN = PYPROXY_SCALE=$${PYPROXY_SCALE:-1} $(BIN)/pytest --timeout 1800 tests/process tests/postgres
+
+campaign-uring: $(BIN)/.built-$(PROFILE) | need-servers
+	@[ "$(AUTO_IO)" = io_uring ] || { $(ONLY_EPOLL); exit 0; }; \
+	echo "$@: real servers, ten times the usual load, with io_uring"; \
+	$(CAMPAIGN) --io io_uring $(PYTEST_ARGS)
+
+campaign-epoll: $(BIN)/.built-$(PROFILE) | need-servers
+	@echo "$@: real servers, ten times the usual load, with epoll"
+	$(CAMPAIGN) --io epoll $(PYTEST_ARGS)
 
 wheel: $(BIN)/.installed | need-rust ## a wheel for this platform and every CPython from 3.11 on, in dist/
 	$(BIN)/maturin build --quiet --locked --profile $(PROFILE) --out dist
