@@ -309,15 +309,17 @@ impl Pool {
     }
 
     /// Gives the memory of large blocks back to the system, if none has been filled since the last
-    /// time.
+    /// time. All that the kernel has filled must have been told ([`Pool::filled`]): what it filled
+    /// meanwhile would be lost.
     pub(crate) fn shrink(&mut self) {
         let used = std::mem::take(&mut self.large_used);
         if used || self.large.offered < usize::from(LARGE_BUFFERS) {
             return;
         }
         for slot in self.slots.iter().filter(|slot| slot.size == Size::Large) {
-            // SAFETY: nothing of it is of interest while it is offered, the kernel fills it only
-            // while this thread is in a system call of the ring, and it is on pages of its own.
+            // SAFETY: nothing of it is of interest while it is offered and, as the caller sees to, not
+            // filled; the kernel fills it only while this thread is in a system call of the ring, and
+            // it is on pages of its own.
             #[allow(unsafe_code)]
             unsafe {
                 let start = slot.start.as_ptr().cast();

@@ -592,7 +592,9 @@ impl Driver for Uring {
         if self.look_at <= now {
             self.look_at = now.plus_ms(SERVER_LOOK_MS);
             self.give_up_unreachable(SERVER_RETRANSMITS_MAX);
-            self.pool.shrink();
+            if self.arrived.is_empty() && self.ring.has_told_all() {
+                self.pool.shrink();
+            }
         }
         if self.listeners.poll_deadline().is_some_and(|deadline| deadline <= now) {
             self.listeners.resume(&mut self.acceptor, now);

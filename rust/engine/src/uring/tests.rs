@@ -12,7 +12,8 @@ use super::buffers::Size;
 use super::inspect::with_rings_of;
 use super::ring::{ENTRIES, Entries};
 use crate::driver::Driver;
-use crate::limits::{BUFFER_BYTES, BUFFERS, UNSUITED_MAX};
+use crate::engine::clock;
+use crate::limits::{BUFFER_BYTES, BUFFERS, SERVER_LOOK_MS, TURN_BYTES_MAX, UNSUITED_MAX};
 use crate::listen::Listener;
 use crate::testbed::{Inspect, LARGE, Told, client, echo, pattern};
 
@@ -218,4 +219,38 @@ fn who_sends_much_is_received_into_large_blocks_until_he_does_not() {
     }
     assert_eq!(size_after(&little), Size::Small);
     assert_eq!(size_after(&little), Size::Small);
+}
+
+#[test]
+fn received_bytes_that_wait_for_their_turn_outlast_the_large_blocks_giving_memory_back() {
+    // As many as have the kernel fill small blocks with all that a turn may receive.
+    const CROWD: u32 = (TURN_BYTES_MAX / (2 * BUFFER_BYTES)) as u32;
+    let mut bed = Bed::new(|_, _, _| {});
+    let mut peers = adopt(&mut bed, CROWD + 1);
+    let bulky = CROWD;
+    let heard = |bed: &mut Bed| {
+        let of_bulky = |told: &Told| match told {
+            Told::Bytes(conn, bytes) if *conn == client(bulky) => bytes.clone(),
+            _ => Vec::new(),
+        };
+        bed.told().iter().flat_map(of_bulky).collect::<Vec<u8>>()
+    };
+    let mut said = pattern(2 * usize::from(UNSUITED_MAX) * BUFFER_BYTES);
+    bed.write(&mut peers[bulky as usize], &said);
+    bed.until(|bed| heard(bed).len() == said.len() && bed.engine.parts().1.is_at_rest());
+    let driver = bed.engine.parts().1;
+    assert_eq!(driver.find(client(bulky)).unwrap().1.size(), Size::Large);
+    driver.pool.shrink();
+    for peer in &mut peers[..bulky as usize] {
+        assert_eq!(peer.write(&pattern(2 * BUFFER_BYTES)).unwrap(), 2 * BUFFER_BYTES);
+    }
+    peers[bulky as usize].write_all(b"not a byte of this may change").unwrap();
+    said.extend_from_slice(b"not a byte of this may change");
+    bed.engine.parts().1.wait(0).unwrap();
+    bed.engine.complete();
+    let driver = bed.engine.parts().1;
+    assert!(!driver.arrived.is_empty(), "all is told in one turn");
+    driver.handle_timeouts(clock().plus_ms(SERVER_LOOK_MS));
+    bed.until(|bed| heard(bed).len() == said.len());
+    assert!(heard(&mut bed) == said, "a byte has changed");
 }
