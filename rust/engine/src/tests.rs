@@ -11,7 +11,7 @@ use rustix::net::sockopt;
 
 use super::Bed;
 use crate::engine::clock;
-use crate::limits::{KEEPALIVE_IDLE_S, QUEUE_HIGH};
+use crate::limits::{ACCEPTS_PER_TURN, KEEPALIVE_IDLE_S, QUEUE_HIGH};
 use crate::post::{Incoming, Post};
 use crate::ring::Command;
 use crate::testbed::{
@@ -218,6 +218,25 @@ fn a_stop_closes_the_listeners_and_ends_the_loop_with_its_counters_published() {
     bed.settle();
     assert_eq!(order.borrow().len(), 1, "nothing is accepted any more");
     assert!(bed.is_quiet(), "a listener that is closed is still watched");
+}
+
+#[test]
+fn a_stop_forgets_nobody_who_was_accepted() {
+    const STORM: usize = 100;
+    assert!(STORM > usize::from(ACCEPTS_PER_TURN));
+    let mut bed = Bed::new(|_, _, _| {});
+    bed.settle();
+    let clients: Vec<_> = (0..STORM).map(|_| bed.client()).collect();
+    bed.commands.send(Command::Stop).unwrap();
+    bed.engine.run().unwrap();
+    let told = bed.told().iter().filter(|told| matches!(told, Told::Accept(_))).count();
+    let Bed { engine, listener, .. } = bed;
+    drop(engine);
+    // Other processes listen there, too.
+    listener.set_nonblocking(true).unwrap();
+    let waiting = std::iter::from_fn(|| listener.accept().ok()).count();
+    assert_eq!(told + waiting, STORM, "{told} were told, {waiting} wait");
+    drop(clients);
 }
 
 /// Lets this process open one descriptor more.

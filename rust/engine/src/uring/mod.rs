@@ -116,7 +116,7 @@ pub(crate) struct Uring {
     listeners: Listeners,
     acceptor: Acceptor,
     /// Clients that may still be told of in this turn.
-    accepts_left: u8,
+    accepts_left: u32,
     /// Bytes that may still be received in this turn.
     turn_left: usize,
     /// Receives that wait for their turn.
@@ -441,7 +441,7 @@ impl Driver for Uring {
     const BACKEND: Backend = Backend::Uring;
 
     fn wait(&mut self, timeout_ms: u64) -> io::Result<()> {
-        self.accepts_left = ACCEPTS_PER_TURN;
+        self.accepts_left = u32::from(ACCEPTS_PER_TURN);
         self.turn_left = TURN_BYTES_MAX;
         self.reconcile();
         let now = self.has_more() || std::mem::take(&mut self.hurry) || !self.starving.is_empty();
@@ -573,6 +573,8 @@ impl Driver for Uring {
 
     fn stop_listening(&mut self) {
         self.listeners.stop(&mut self.acceptor);
+        // Whom the kernel has accepted is nobody else's any more, and this turn may be the last.
+        self.accepts_left = u32::MAX;
     }
 
     #[inline]
