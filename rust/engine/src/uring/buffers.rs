@@ -317,9 +317,9 @@ impl Pool {
             return;
         }
         for slot in self.slots.iter().filter(|slot| slot.size == Size::Large) {
-            // SAFETY: nothing of it is of interest while it is offered and, as the caller sees to, not
-            // filled; the kernel fills it only while this thread is in a system call of the ring, and
-            // it is on pages of its own.
+            // SAFETY: nothing of it is of interest while it is offered and, as the caller sees to,
+            // not filled; the kernel fills it only while this thread is in a system call of the
+            // ring, and it is on pages of its own.
             #[allow(unsafe_code)]
             unsafe {
                 let start = slot.start.as_ptr().cast();
