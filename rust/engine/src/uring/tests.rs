@@ -10,11 +10,13 @@ use proxy_core::ids::Conn;
 use super::Uring;
 use super::buffers::Size;
 use super::inspect::with_rings_of;
-use super::ring::{ENTRIES, Entries};
+use super::ring::{Done, ENTRIES, Entries, Key};
+use super::socket::SocketId;
 use crate::driver::Driver;
 use crate::engine::clock;
 use crate::limits::{BUFFER_BYTES, BUFFERS, SERVER_LOOK_MS, TURN_BYTES_MAX, UNSUITED_MAX};
 use crate::listen::Listener;
+use crate::ring::Command;
 use crate::testbed::{Inspect, LARGE, Told, client, echo, pattern};
 
 type Bed = crate::testbed::Bed<Uring>;
@@ -105,6 +107,20 @@ fn more_speakers_at_once_than_there_are_blocks_are_all_answered() {
 #[test]
 fn more_sends_in_a_turn_than_the_ring_takes_all_go_out_with_their_own_bytes() {
     all_who_speak_at_once_are_answered(SMALL);
+}
+
+#[test]
+fn receives_that_waited_for_their_turn_come_behind_other_news() {
+    let mut bed = Bed::new(|_, _, _| {});
+    bed.settle();
+    bed.commands.send(Command::Publish).unwrap();
+    let driver = bed.engine.parts().1;
+    driver.wait(0).unwrap();
+    let waited = Key::Recv(SocketId::from_parts(7, 1));
+    let (result, more, nonempty, buffer) = (0, false, false, None);
+    driver.arrived.push_back(Done { key: waited, result, more, nonempty, buffer });
+    let told: Vec<Key> = std::iter::from_fn(|| driver.next_done().map(|done| done.key)).collect();
+    assert_eq!(told, [Key::Wake, waited]);
 }
 
 #[test]
