@@ -62,19 +62,22 @@ def test_epoll_runs_where_it_is_asked_for(service: Service) -> None:
     service.stop()
 
 
-FORBIDDEN = {
-    "all": (forbid_io_uring, "io_uring is not allowed"),
-    "as a kernel without it": (
-        partial(forbid_io_uring, error=ENOSYS),
-        "the kernel has no io_uring",
+FORBIDDEN = [
+    pytest.param(forbid_io_uring, "io_uring is not allowed", id="all"),
+    pytest.param(partial(forbid_io_uring, [SETUP]), "io_uring is not allowed", id="setup"),
+    pytest.param(partial(forbid_io_uring, [ENTER]), "io_uring is not allowed", id="enter"),
+    pytest.param(
+        *(partial(forbid_io_uring, [REGISTER]), "not permitted"),
+        id="register",
+        marks=needs_io_uring,
     ),
-    "setup": (partial(forbid_io_uring, [SETUP]), "io_uring is not allowed"),
-    "enter": (partial(forbid_io_uring, [ENTER]), "io_uring is not allowed"),
-    "register": (partial(forbid_io_uring, [REGISTER]), "not permitted"),
-}
+    pytest.param(
+        *(partial(forbid_io_uring, error=ENOSYS), "the kernel has no io_uring"), id="unknown"
+    ),
+]
 
 
-@pytest.mark.parametrize(("forbid", "told"), FORBIDDEN.values(), ids=FORBIDDEN.keys())
+@pytest.mark.parametrize(("forbid", "told"), FORBIDDEN)
 def test_where_io_uring_is_forbidden_auto_takes_epoll_with_one_line(
     service: Service, forbid: Callable[[], None], told: str
 ) -> None:
@@ -114,6 +117,7 @@ def test_room_for_one_ring_at_a_time_is_enough_for_a_worker(service: Service) ->
     service.stop()
 
 
+@needs_io_uring
 def test_where_almost_no_memory_may_be_locked_the_service_starts(service: Service) -> None:
     """Where the kernel counts a ring's memory, what is missing is told with its remedy."""
     service.write(io="auto", workers=2)
