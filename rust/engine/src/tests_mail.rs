@@ -121,6 +121,29 @@ fn a_connection_passed_on_loses_no_byte_and_its_peer_notices_nothing() {
 }
 
 #[test]
+fn a_client_that_asks_and_ends_at_once_is_passed_on_with_its_end() {
+    let (mut zero, mut one) = Bed::pair(
+        |told, _, sink| {
+            if let Told::Bytes(conn, _) = told {
+                sink.pass(*conn, 1, CANCEL);
+            }
+        },
+        |_, _, _| {},
+    );
+    let mut near = zero.client();
+    zero.until_told(&Told::Accept(client_id(0)));
+    zero.settle();
+    near.write_all(b"cancel").unwrap();
+    drop(near);
+    zero.until_told(&passed(true));
+    one.until_told(&Told::Eof(client_id(0)));
+    assert_eq!(one.told()[..2], [Told::Mail(CANCEL.to_vec()), Told::Adopted(client(0))]);
+    zero.settle();
+    assert_eq!(zero.told().len(), 3, "nothing more is told here");
+    assert!(zero.is_quiet());
+}
+
+#[test]
 fn a_full_inbox_refuses_and_the_connection_stays_as_it_was() {
     let shared = Rc::new(RefCell::new(None));
     let mut react = passing(Rc::clone(&shared));

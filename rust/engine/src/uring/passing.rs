@@ -1,8 +1,9 @@
 //! Handing connections to other workers with the io_uring driver.
 //!
 //! The kernel may be receiving ahead: that is ended first, and what has come by then makes the pass
-//! fail. So does whatever the peer has not taken when the sends of the turn are over. Next on the
-//! path: `post.rs`.
+//! fail. So does whatever the peer has not taken when the sends of the turn are over. A client that
+//! has ended goes all the same, as one does that asks for a cancel and closes at once: whoever has
+//! it then sees its end, too. Next on the path: `post.rs`.
 
 use std::os::fd::AsFd;
 
@@ -52,9 +53,11 @@ impl Uring {
 
     fn decide(&mut self, pass: &Handover) {
         let Some(socket) = self.sockets.get_mut(pass.id) else { return };
-        const NOT: u32 = Flags::BROKEN | Flags::CONNECTING | Flags::ENDED;
+        const NOT: u32 = Flags::BROKEN | Flags::CONNECTING;
         let conn = socket.conn;
-        let ready = !socket.flags.any(NOT) && socket.held.is_none() && socket.queue.bytes == 0;
+        let lives = matches!(conn, Conn::Client(_)) || !socket.flags.any(Flags::ENDED);
+        let told = socket.held.as_ref().is_none_or(|held| held.bytes.is_empty());
+        let ready = !socket.flags.any(NOT) && lives && told && socket.queue.bytes == 0;
         socket.flags.clear(Flags::PASSING);
         let passed = ready && self.post.send(pass.to, &pass.mail, Some(socket.fd.as_fd()));
         if passed {
