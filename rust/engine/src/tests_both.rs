@@ -54,6 +54,8 @@ enum Step {
     Own(usize, bool, usize),
     End(usize),
     Turns(usize),
+    /// Seconds go by.
+    Later,
 }
 
 /// A pair's properties and the steps.
@@ -110,6 +112,10 @@ fn plan(seed: u64) -> Plan {
     for (pair, _) in fates.iter().enumerate() {
         let at = seed.below(steps.len() + 1);
         steps.insert(at, Step::End(pair));
+    }
+    for _ in 0..seed.below(4) {
+        let at = seed.below(steps.len() + 1);
+        steps.insert(at, Step::Later);
     }
     Plan { fates, tcp, narrow, steps }
 }
@@ -357,6 +363,7 @@ impl<D: Inspect> Run<D> {
                     self.bed.engine.turn(0).unwrap();
                 }
             }
+            Step::Later => driver.age(),
         }
     }
 

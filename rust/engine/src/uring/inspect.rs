@@ -6,10 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use proxy_core::ids::Conn;
+use proxy_core::sink::Now;
 
 use super::ring::{ENTRIES, Entries, Ring};
 use super::{Uring, probe};
-use crate::limits::{LARGE_BUFFER_BYTES, TURN_BYTES_MAX};
+use crate::driver::Driver;
+use crate::limits::{LARGE_BUFFER_BYTES, TURN_BYTES_MAX, YOUNG_US};
 use crate::post::Post;
 use crate::testbed::Inspect;
 
@@ -52,6 +54,10 @@ impl Inspect for Uring {
     }
     fn look_for_dead_links(&mut self, retransmits: u8) {
         self.give_up_unreachable(retransmits);
+    }
+    fn age(&mut self) {
+        self.look_at = self.now;
+        self.handle_timeouts(Now(self.now.0 + 2 * YOUNG_US));
     }
 }
 
