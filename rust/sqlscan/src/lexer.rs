@@ -66,7 +66,7 @@ enum Resume {
 /// What a byte between tokens begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-enum Kind {
+pub(crate) enum Kind {
     // The kinds of name bytes stand together: one comparison tells them.
     Name,
     Digit,
@@ -106,20 +106,20 @@ static KINDS: [Kind; 256] = {
     kinds
 };
 
-fn kind_of(byte: u8) -> Kind {
+pub(crate) fn kind_of(byte: u8) -> Kind {
     KINDS[usize::from(byte)]
 }
 
-fn is_name_byte(byte: u8) -> bool {
+pub(crate) fn is_name_byte(byte: u8) -> bool {
     matches!(kind_of(byte), Kind::Name | Kind::Digit | Kind::Dollar)
 }
 
-fn is_newline(byte: u8) -> bool {
+pub(crate) fn is_newline(byte: u8) -> bool {
     byte == b'\n' || byte == b'\r'
 }
 
 /// How many bytes of `bytes` come before the first one that `stops`.
-fn run(bytes: &[u8], stops: impl Fn(u8) -> bool) -> usize {
+pub(crate) fn run(bytes: &[u8], stops: impl Fn(u8) -> bool) -> usize {
     bytes.iter().position(|&byte| stops(byte)).unwrap_or(bytes.len())
 }
 
@@ -128,7 +128,7 @@ fn run(bytes: &[u8], stops: impl Fn(u8) -> bool) -> usize {
 /// Eight at a time in one integer, without a branch a byte: names are short and their ends are what
 /// a branch predictor fails at. Each byte's answer is its highest bit.
 #[inline]
-fn name_run(bytes: &[u8]) -> usize {
+pub(crate) fn name_run(bytes: &[u8]) -> usize {
     const EACH: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = EACH * 0x80;
     let mut rest = bytes;

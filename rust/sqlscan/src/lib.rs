@@ -3,7 +3,8 @@
 //! Not a parser: it knows how the text is cut into tokens and statements (`scan.l`), which words
 //! lead a statement and which function names matter. It never allocates, never panics, takes linear
 //! time and a fixed state. Whoever has a doubt pins: an effect too many costs a shared connection,
-//! an effect too few leaks one client's state to another.
+//! an effect too few leaks one client's state to another. For a text that the scan finds to set
+//! something, [`setting`] says what, if that is one statement of constants.
 //!
 //! Two things that the text does not show are the caller's to know. The scan holds for sessions
 //! with `standard_conforming_strings` on (a plain literal knows no backslash), and for client
@@ -12,15 +13,17 @@
 //! [`Effects::UNSURE`]. What functions of the user's own do is not visible here either.
 //!
 //! Path: [`Scanner`] (`lexer.rs`) cuts tokens, `token.rs` names them, `statement.rs` follows
-//! statements, `words.rs` reads the body of DO. Next: `verdict.rs`.
+//! statements, `words.rs` reads the body of DO; `setting.rs` stands beside. Next: `verdict.rs`.
 
 mod lexer;
+mod setting;
 mod statement;
 mod token;
 mod verdict;
 mod words;
 
 pub use lexer::Scanner;
+pub use setting::{Action, Item, Name, Setting, Value, setting};
 pub use verdict::{Class, Effects, EffectsIter, Reset, Verdict};
 
 /// Looks at a whole text, as one [`Scanner`] that is fed once.

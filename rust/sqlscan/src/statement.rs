@@ -209,6 +209,10 @@ impl Statements {
                 self.effects |= Effects::SQL_PREPARE;
                 None
             }
+            Stage::ResetSession => {
+                self.effects |= Effects::SET_VARIABLE;
+                None
+            }
             _ => None,
         };
         if self.prev != Token::Start {
