@@ -229,6 +229,10 @@ impl Uring {
             }
             Key::Watch(id) => self.handle_watched(id, &done),
             Key::Cancel(id) => {
+                // A thread of the kernel's is at it: it ends soon, having been told so.
+                if done.result == -libc::EALREADY {
+                    return None;
+                }
                 // There was nothing to end, or not yet: the end of the turn looks again.
                 if let Some(socket) = self.sockets.get_mut(id) {
                     socket.flags.clear(Flags::RECV_ENDS | Flags::WATCH_ENDS | Flags::SEND_ENDS);

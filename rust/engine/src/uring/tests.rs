@@ -14,7 +14,9 @@ use super::ring::{Done, ENTRIES, Entries, Key};
 use super::socket::SocketId;
 use crate::driver::Driver;
 use crate::engine::clock;
-use crate::limits::{BUFFER_BYTES, BUFFERS, SERVER_LOOK_MS, TURN_BYTES_MAX, UNSUITED_MAX};
+use crate::limits::{
+    BUFFER_BYTES, BUFFERS, LINGER_MS, SERVER_LOOK_MS, TURN_BYTES_MAX, UNSUITED_MAX,
+};
 use crate::listen::Listener;
 use crate::ring::Command;
 use crate::testbed::{Inspect, LARGE, Told, client, echo, pattern};
@@ -269,4 +271,21 @@ fn received_bytes_that_wait_for_their_turn_outlast_the_large_blocks_giving_memor
     driver.handle_timeouts(clock().plus_ms(SERVER_LOOK_MS));
     bed.until(|bed| heard(bed).len() == said.len());
     assert!(heard(&mut bed) == said, "a byte has changed");
+}
+
+#[test]
+fn what_the_kernel_is_already_ending_is_told_to_end_once() {
+    let (mut bed, peers) = busy();
+    let driver = bed.engine.parts().1;
+    let id = driver.find(client(0)).unwrap().0;
+    driver.close(client(0), &[], clock());
+    driver.handle_timeouts(clock().plus_ms(LINGER_MS));
+    driver.reconcile();
+    for (error, again) in [(libc::EALREADY, false), (libc::ENOENT, true)] {
+        let (key, result) = (Key::Cancel(id), -error);
+        let done = Done { key, result, more: false, nonempty: false, buffer: None };
+        assert!(driver.handle_done(done).is_none());
+        assert_eq!(driver.dirty.contains(&id), again);
+    }
+    drop((bed, peers));
 }
