@@ -23,7 +23,7 @@ from tests.fix_postgres import Postgres, wait_until
 from tests.fix_proxy import DEFAULT_AUTH, Proxy
 from tests.postgres.load import pgbench, run_clients, scale, seed
 from tests.postgres.traffic import Guest, Traffic, backends, census, is_running, timed, traffic
-from tests.wire import Wire, WireError, query, send_cancel
+from tests.wire import Wire, WireError, cancel_request, query, send_cancel
 
 Maker = Callable[..., Proxy]
 WORKERS = 3
@@ -381,6 +381,21 @@ def _cancel_all(
             assert outcomes == dict.fromkeys(half, "57014")
 
     run_clients(len(clients) + 1, work)
+
+
+def test_a_cancel_of_a_driver_that_closes_at_once_reaches_its_client(
+    postgres15: Postgres, proxy: Maker
+) -> None:
+    """Its request and its end arrive together, mostly at another worker: that has fewer clients."""
+    front = service(proxy, postgres15)
+    for _ in range(4 * WORKERS):
+        # A new client each time: who does not wait may have the next query cancelled as well.
+        with front.wire("app") as client:
+            client.send(query("SELECT pg_sleep(30)"))
+            wait_until(lambda: postgres15.backends(SLEEPING), "it sleeps")
+            with socket.create_connection((front.host, front.port)) as asking:
+                asking.sendall(cancel_request(client.pid, client.secret))
+            assert [got.fields()["C"] for got in client.until("Z") if got.tag == "E"] == ["57014"]
 
 
 def test_a_cancel_with_a_wrong_secret_does_nothing(postgres15: Postgres, proxy: Maker) -> None:
