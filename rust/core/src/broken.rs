@@ -12,7 +12,7 @@ mod planted {
     }
 
     /// Plants one defect in this thread's cores: `release_rule`, `reply_queue`, `statement_map`,
-    /// `handover`, `reclaim`, `want` or `ceiling`.
+    /// `handover`, `reclaim`, `want`, `ceiling` or `restore`.
     pub fn plant(name: Option<&'static str>) {
         PLANTED.with(|planted| planted.set(name));
     }

@@ -25,6 +25,7 @@ use crate::pool::PoolId;
 use crate::prepared::ClientStatements;
 use crate::sink::{Now, Peer};
 use crate::timer::Timer;
+use crate::variables::{Assignment, Variables};
 
 /// Where a client stands.
 #[derive(Debug)]
@@ -80,6 +81,10 @@ pub(crate) struct Session {
     pub(crate) application_name_at_start: Rc<[u8]>,
     /// The other parameters it was told.
     pub(crate) params: Rc<ParamSet>,
+    /// The variables that it has set, but for what its open transaction makes of them.
+    pub(crate) variables: Rc<Variables>,
+    /// What running its unnamed portal makes of them.
+    pub(crate) bound: Option<Rc<[Assignment]>>,
     pub(crate) statements: ClientStatements,
     pub(crate) pin: Pin,
     /// Its user is gone: it ends at its next idle point.
@@ -170,8 +175,8 @@ mod tests {
     use super::{Client, Session};
 
     #[test]
-    fn an_idle_client_and_its_session_take_no_more_than_280_bytes() {
+    fn an_idle_client_and_its_session_take_no_more_than_304_bytes() {
         let bytes = size_of::<Client>() + size_of::<Session>();
-        assert!(bytes <= 280, "{bytes}");
+        assert!(bytes <= 304, "{bytes}");
     }
 }

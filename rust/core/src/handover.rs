@@ -14,6 +14,7 @@ use crate::pool::{Pool, PoolId, PoolKey};
 use crate::prepared::{ServerStatements, StatementId};
 use crate::server::{Server, State};
 use crate::sink::{Address, Now};
+use crate::variables::Variables;
 
 /// First byte of a mail that brings a server.
 pub const SERVER: u8 = 1;
@@ -32,8 +33,10 @@ pub(crate) struct Arrival {
     expires: Now,
     params: ParamSet,
     /// What a new client of the pool is told; the server has the last one's.
+    pub(crate) pool_params: ParamSet,
     pub(crate) pool_application_name: Rc<[u8]>,
     application_name: Rc<[u8]>,
+    variables: Variables,
     server_key: Option<(u32, Box<[u8]>)>,
     statements: ServerStatements,
 }
@@ -61,6 +64,7 @@ impl Arrival {
         server.serial = self.serial;
         server.params = Rc::new(self.params);
         server.application_name = self.application_name;
+        server.variables = Rc::new(self.variables);
         server.key = self.server_key;
         server.statements = self.statements;
         server
@@ -89,8 +93,15 @@ pub(crate) fn write_server(
     text(out, &key.database);
     parameters(out, &key.params.0);
     parameters(out, server.params.parameters());
+    parameters(out, pool.params.as_ref().unwrap_or(&server.params).parameters());
     text(out, &pool.application_name);
     text(out, &server.application_name);
+    let variables = server.variables.entries();
+    number(out, variables.len() as u64);
+    for (name, sql) in variables {
+        text(out, name);
+        text(out, sql);
+    }
     let (pid, secret) = server.key.as_ref().map_or((0, &[][..]), |(pid, key)| (*pid, &**key));
     number(out, u64::from(pid));
     text(out, secret);
@@ -119,8 +130,13 @@ pub(crate) fn read_server(body: &[u8]) -> Option<Arrival> {
     let database = take_text(rest)?.into();
     let key = PoolKey { user, database, params: StartupParams(take_parameters(rest)?) };
     let params = ParamSet::from_parameters(take_parameters(rest)?);
+    let pool_params = ParamSet::from_parameters(take_parameters(rest)?);
     let pool_application_name = Rc::from(take_text(rest)?);
     let application_name = Rc::from(take_text(rest)?);
+    let mut entries = Vec::new();
+    for _ in 0..take_number(rest)? {
+        entries.push((take_text(rest)?, take_text(rest)?));
+    }
     let pid = u32::try_from(take_number(rest)?).ok()?;
     let secret = take_text(rest)?;
     let server_key = (!secret.is_empty()).then(|| (pid, secret.into()));
@@ -138,8 +154,10 @@ pub(crate) fn read_server(body: &[u8]) -> Option<Arrival> {
         since,
         expires,
         params,
+        pool_params,
         pool_application_name,
         application_name,
+        variables: Variables::from_entries(entries)?,
         server_key,
         statements,
     };

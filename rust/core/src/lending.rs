@@ -43,7 +43,7 @@ impl Core {
             return Borrow::Refused;
         };
         // A paused pool has no idle servers, and gets none.
-        while let Some(server_id) = self.pools.get_mut(pool_id).and_then(|pool| pool.idle.pop()) {
+        while let Some(server_id) = self.take_idle(id, pool_id) {
             self.count_idle(-1);
             let Some(server) = self.servers.get_mut(server_id) else { continue };
             if now >= server.expires || server.unfit {
@@ -57,6 +57,24 @@ impl Core {
             }
         }
         self.wait_in_queue(id, pool_id, now, sink)
+    }
+
+    /// Takes an idle server out of its pool: one that has the client's variables if there is one,
+    /// else one that has none, else the one used last.
+    fn take_idle(&mut self, id: ClientId, pool_id: PoolId) -> Option<ServerId> {
+        let session = self.clients.get(id)?.session.as_deref()?;
+        let pool = self.pools.get_mut(pool_id)?;
+        let servers = &self.servers;
+        let variables = |id: &ServerId| servers.get(*id).map(|server| &server.variables);
+        let has_same = |id: &ServerId| variables(id).is_some_and(|v| session.variables.same(v));
+        let has_none = |id: &ServerId| variables(id).is_some_and(|v| v.is_empty());
+        let last = pool.idle.last()?;
+        if has_same(last) {
+            return pool.idle.pop();
+        }
+        let at = pool.idle.iter().rposition(has_same);
+        let at = at.or_else(|| pool.idle.iter().rposition(has_none));
+        Some(pool.idle.remove(at.unwrap_or(pool.idle.len() - 1)))
     }
 
     fn wait_in_queue(
@@ -148,18 +166,10 @@ impl Core {
         server.timer.clear();
         session.batch_mark = server.statements.mark();
         self.stats.borrows += 1;
-        if !Rc::ptr_eq(&session.params, &server.params) {
-            if session.params != server.params {
-                self.scratch.clear();
-                server.params.write_changes(&session.params, &mut self.scratch);
-                sink.send_own(Conn::Client(id), &self.scratch);
-            }
-            session.params = Rc::clone(&server.params);
-            session.opaque |= server.params.is_opaque();
-        }
         let same_name = Rc::ptr_eq(&session.application_name, &server.application_name)
             || session.application_name == server.application_name;
         let congested = client.congested;
+        self.restore(id, server_id, now, sink);
         if !same_name {
             self.send_application_name(id, server_id, sink);
         }
@@ -584,7 +594,9 @@ impl Core {
     pub(crate) fn welcome_waiting(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get(server_id) else { return };
         let Some(pool) = self.pools.get_mut(server.pool) else { return };
-        pool.params = Some(Rc::clone(&server.params));
+        if server.variables.is_empty() {
+            pool.params = Some(Rc::clone(&server.params));
+        }
         for id in std::mem::take(&mut pool.welcoming) {
             self.welcome(id, now, sink);
         }

@@ -41,7 +41,10 @@ mod tests_cancel;
 mod tests_full;
 #[cfg(test)]
 mod tests_names;
+#[cfg(test)]
+mod tests_variables;
 mod timer;
+mod variables;
 
 pub use pin::PinReason;
 pub use pool::{PoolId, PoolTag};

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use sqlscan::Reset;
 
 use crate::prepared::{Statement, StatementId};
+use crate::variables::Assignment;
 
 /// What kind of request an entry stands for, that is, which reply ends it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +56,8 @@ pub(crate) enum Change {
     Held { statement: Rc<Statement>, is_held: bool },
     /// Every named statement may be gone; the reply tells.
     DropAll,
+    /// Session variables get other values.
+    Assign(Rc<[Assignment]>),
 }
 
 /// What the messages on their way make of something.
@@ -77,8 +80,13 @@ pub(crate) enum Note {
     Shown { server_name: Box<[u8]>, client_name: Box<[u8]> },
     /// A simple Query that is one of the known resets; `failed` once an error came.
     Reset { reset: Reset, failed: bool },
+    /// A simple Query that sets session variables; `failed` once an error came.
+    Assigns { failed: bool },
     /// Our own `SET application_name`.
     OwnName,
+    /// Our own statements that give the server its client's variables; the server's words once an
+    /// error came.
+    Restore { failure: Option<String> },
     /// A step of our own housekeeping; `failed` once an error came.
     Own { failed: bool },
 }
@@ -318,6 +326,17 @@ impl Queue {
             change => matches!(change, Change::DropAll),
         };
         self.changes().any(touches)
+    }
+
+    /// Whether the server is being given its client's variables.
+    #[inline]
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.front().is_some_and(|owed| matches!(owed.note, Note::Restore { .. }))
+    }
+
+    /// Whether a message on its way gives a session variable another value.
+    pub(crate) fn assigns(&self) -> bool {
+        self.changes().any(|change| matches!(change, Change::Assign(_)))
     }
 
     /// Whether what the server deals with next, up to its next ReadyForQuery, is ours alone.

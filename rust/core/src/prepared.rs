@@ -1,7 +1,8 @@
 //! Prepared statements: one shared copy of each statement, and what is prepared on a server.
 //!
-//! A statement's key is its text and its parameter types, compared in full. The pool (database,
-//! user, start-up parameters) is the rest of the key: each pool has its own [`Statements`]. A
+//! A statement's key is its text, its parameter types and the session variables that its meaning
+//! may rest on, compared in full. The pool (database, user, start-up parameters) is the rest of the
+//! key: each pool has its own [`Statements`]. A
 //! client's name maps to a shared statement; a server holds it under a name of ours that is unique
 //! on the host. Next on the path: `pg/extended.rs`.
 
@@ -15,6 +16,7 @@ use crate::limits::{
     CLIENT_STATEMENT_BYTES_MAX, CLIENT_STATEMENTS_MAX, SERVER_STATEMENT_BYTES_MAX,
 };
 use crate::owed::{Change, Pending, Queue};
+use crate::variables::{Assignment, assignments_of};
 
 /// Names a statement alike in every worker of this host: 128 bits of a keyed hash over its text and
 /// types. Whoever knows the key is one of us, so nobody can make two statements meet in one.
@@ -28,8 +30,13 @@ pub(crate) struct Statement {
     pub(crate) text: Box<[u8]>,
     /// Parameter type OIDs as they stood in the Parse message.
     pub(crate) oids: Box<[u8]>,
+    /// The session variables that its meaning may rest on, as they were when it was prepared.
+    pub(crate) key: Rc<[u8]>,
     /// What running it may do to a session.
     pub(crate) verdict: Verdict,
+    /// What running it makes of the session's variables, if that is known: then it does nothing
+    /// else to the session.
+    pub(crate) assigns: Option<Rc<[Assignment]>>,
 }
 
 impl Statement {
@@ -39,8 +46,8 @@ impl Statement {
     /// Stands for a statement on a server that came from another worker: enough to use it under its
     /// name if a client of this worker has the same one, and to close it.
     pub(crate) fn elsewhere(id: StatementId) -> Rc<Self> {
-        let (text, oids) = (Box::default(), Box::default());
-        Rc::new(Self { id, text, oids, verdict: Verdict::default() })
+        let (text, oids, key) = (Box::default(), Box::default(), Rc::default());
+        Rc::new(Self { id, text, oids, key, verdict: Verdict::default(), assigns: None })
     }
 }
 
@@ -77,27 +84,31 @@ impl Statements {
         Self { by_hash: BTreeMap::new(), hasher: SeededState(seed), key, sweep_at: SWEEP_MIN }
     }
 
-    /// The shared copy of a statement.
-    pub(crate) fn intern(&mut self, text: &[u8], oids: &[u8]) -> Rc<Statement> {
+    /// The shared copy of a statement that is prepared under these variables.
+    pub(crate) fn intern(&mut self, text: &[u8], oids: &[u8], key: &Rc<[u8]>) -> Rc<Statement> {
         let mut hasher = self.hasher.build_hasher();
         text.hash(&mut hasher);
         oids.hash(&mut hasher);
+        key.hash(&mut hasher);
         let bucket = self.by_hash.entry(hasher.finish()).or_default();
         let known = bucket
             .iter()
             .filter_map(Weak::upgrade)
-            .find(|statement| *statement.text == *text && *statement.oids == *oids);
+            .find(|known| *known.text == *text && *known.oids == *oids && known.key == *key);
         if let Some(statement) = known {
             return statement;
         }
-        let length = (text.len() as u64).to_be_bytes();
-        let hash = auth::keyed_hash(&self.key, &[&length, text, oids]);
+        let lengths = [text.len() as u64, oids.len() as u64].map(u64::to_be_bytes).concat();
+        let hash = auth::keyed_hash(&self.key, &[&lengths, text, oids, key]);
         let id = hash.iter().take(16).fold(0, |id, byte| id << 8 | StatementId::from(*byte));
+        let verdict = sqlscan::scan(text);
         let statement = Rc::new(Statement {
             id,
             text: text.into(),
             oids: oids.into(),
-            verdict: sqlscan::scan(text),
+            key: Rc::clone(key),
+            verdict,
+            assigns: assignments_of(text, verdict).map(Rc::from),
         });
         bucket.retain(|statement| statement.strong_count() > 0);
         bucket.push(Rc::downgrade(&statement));
@@ -295,21 +306,26 @@ impl ServerName {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::{ServerName, ServerStatements, Statements};
     use crate::owed::{Change, Kind, Owed, Queue};
 
     #[test]
     fn equal_text_and_types_share_one_statement_and_nothing_less_does() {
         let mut statements = Statements::new(1, [1; 32]);
-        let first = statements.intern(b"SELECT $1", &[]);
-        let again = statements.intern(b"SELECT $1", &[]);
-        let typed = statements.intern(b"SELECT $1", &[0, 0, 0, 23]);
+        let none = Rc::default();
+        let first = statements.intern(b"SELECT $1", &[], &none);
+        let again = statements.intern(b"SELECT $1", &[], &none);
+        let typed = statements.intern(b"SELECT $1", &[0, 0, 0, 23], &none);
         assert!(std::rc::Rc::ptr_eq(&first, &again));
         assert_ne!(first.id, typed.id);
+        let elsewhere = statements.intern(b"SELECT $1", &[], &b"SET search_path TO 'a'"[..].into());
+        assert_ne!(first.id, elsewhere.id);
         // Another worker of this host finds the same name, another host another one.
-        assert_eq!(Statements::new(2, [1; 32]).intern(b"SELECT $1", &[]).id, first.id);
-        assert_ne!(Statements::new(2, [2; 32]).intern(b"SELECT $1", &[]).id, first.id);
-        let shifted = statements.intern(b"SELECT $1\0\0\0", &[23]);
+        assert_eq!(Statements::new(2, [1; 32]).intern(b"SELECT $1", &[], &none).id, first.id);
+        assert_ne!(Statements::new(2, [2; 32]).intern(b"SELECT $1", &[], &none).id, first.id);
+        let shifted = statements.intern(b"SELECT $1\0\0\0", &[23], &none);
         assert_ne!(shifted.id, typed.id);
     }
 
@@ -317,7 +333,7 @@ mod tests {
     fn statements_that_nobody_holds_are_forgotten() {
         let mut statements = Statements::new(1, [1; 32]);
         for i in 0..10_000 {
-            statements.intern(format!("SELECT {i}").as_bytes(), &[]);
+            statements.intern(format!("SELECT {i}").as_bytes(), &[], &Rc::default());
         }
         assert!(statements.len() <= super::SWEEP_MIN);
     }
@@ -328,7 +344,7 @@ mod tests {
         let mut server = ServerStatements::default();
         let mut queue = Queue::default();
         let mut add = |server: &mut ServerStatements, text: &str| {
-            let statement = statements.intern(text.as_bytes(), &[]);
+            let statement = statements.intern(text.as_bytes(), &[], &Rc::default());
             server.insert(statement.clone());
             statement
         };
@@ -337,7 +353,7 @@ mod tests {
         let mark = server.mark();
         let third = add(&mut server, "c");
         assert!(server.touch(first.id));
-        let fourth = statements.intern(b"d", &[]);
+        let fourth = statements.intern(b"d", &[], &Rc::default());
         assert!(server.to_evict(4, server.mark(), &queue, &fourth).is_none());
         let evicted = server.to_evict(2, mark, &queue, &fourth);
         assert_eq!(evicted.as_ref().map(|s| s.id), Some(second.id));

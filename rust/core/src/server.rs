@@ -18,13 +18,14 @@ use std::rc::Rc;
 use ledger::{Offer, Permit};
 
 use crate::ids::ClientId;
-use crate::owed::{Pending, Queue};
+use crate::owed::{self, Queue};
 use crate::params::ParamSet;
 use crate::pg::server_login::ServerLogin;
 use crate::pool::PoolId;
 use crate::prepared::{ServerStatements, StatementId};
 use crate::sink::{Address, Now};
 use crate::timer::Timer;
+use crate::variables::{Pending, Variables};
 
 /// Our own work on a server, one query each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +122,10 @@ pub(crate) struct Server {
     pub(crate) partial: Vec<u8>,
     pub(crate) params: Rc<ParamSet>,
     pub(crate) application_name: Rc<[u8]>,
+    /// The variables that are set on it, but for what the open transaction makes of them.
+    pub(crate) variables: Rc<Variables>,
+    /// What that is.
+    pub(crate) pending: Pending,
     /// The server's own process number and secret, for CancelRequests.
     pub(crate) key: Option<(u32, Box<[u8]>)>,
     pub(crate) timer: Timer,
@@ -170,6 +175,8 @@ impl Server {
             partial: Vec::new(),
             params: Rc::default(),
             application_name: Rc::from(&b""[..]),
+            variables: Rc::default(),
+            pending: Pending::default(),
             key: None,
             timer: Timer::default(),
             since: now,
@@ -210,9 +217,9 @@ impl Server {
     /// What its unnamed statement is when it reads what comes next, if that is certain; 0 = none.
     pub(crate) fn expected_unnamed(&self) -> Option<StatementId> {
         match self.owed.unnamed() {
-            Pending::Will(id) => Some(id),
-            Pending::Unsure => None,
-            Pending::Untouched => Some(self.statements.unnamed),
+            owed::Pending::Will(id) => Some(id),
+            owed::Pending::Unsure => None,
+            owed::Pending::Untouched => Some(self.statements.unnamed),
         }
     }
 

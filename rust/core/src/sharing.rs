@@ -297,6 +297,7 @@ impl Core {
         };
         if let Some(pool) = self.pools.get_mut(pool_id) {
             pool.application_name = Rc::clone(&arrival.pool_application_name);
+            pool.params.get_or_insert_with(|| Rc::new(arrival.pool_params.clone()));
         }
         let epoch = self.epoch;
         let id = self.servers.insert_with(|_| arrival.into_server(pool_id, permit, address, epoch));

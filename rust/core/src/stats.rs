@@ -43,6 +43,8 @@ stats! {
     server_failures,
     /// Servers reset for the next client.
     resets,
+    /// Servers that were given a client's session variables.
+    restores,
     /// Pins begun.
     pins,
     /// CancelRequests sent.

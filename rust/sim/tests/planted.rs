@@ -61,3 +61,8 @@ fn a_want_that_is_never_renewed_is_found() {
 fn a_refusal_that_lowers_nothing_is_found() {
     is_found("ceiling");
 }
+
+#[test]
+fn variables_that_are_not_restored_are_found() {
+    is_found("restore");
+}

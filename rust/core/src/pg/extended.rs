@@ -11,14 +11,14 @@ use std::rc::Rc;
 use pgwire::frame::{HEAD_BYTES, Head};
 use pgwire::frontend::{BindNames, Named as NamedMessage, Parse};
 use pgwire::write;
-use sqlscan::{Class, Reset, Scanner, Verdict};
+use sqlscan::{Class, Reset, Scanner};
 
 use super::input::Run;
 use super::requests::{Place, Step};
 use crate::client::{self, Session};
 use crate::core::Core;
 use crate::errors::{Failure, PROGRAM_LIMIT_EXCEEDED};
-use crate::ids::{ClientId, Conn, ServerId};
+use crate::ids::{ClientId, Conn};
 use crate::limits::{CLIENT_STATEMENT_BYTES_MAX, CLIENT_STATEMENTS_MAX, COLLECT_BYTES_MAX};
 use crate::owed::{Change, Kind, Note, Owed, Pending};
 use crate::pin::PinReason;
@@ -55,8 +55,9 @@ impl Core {
             self.owe(server_id, Owed::forward(Kind::Parse));
             return self.forward_message(id, head, available);
         };
+        let Some(key) = self.variable_key(place) else { return self.stall(place, run, sink) };
         if message.name.is_empty() {
-            return self.parse_unnamed(id, server_id, &message, head, available);
+            return self.parse_unnamed(place, &message, &key, available);
         }
         let Some(server) = self.servers.get(server_id) else { return Step::Ended };
         let Some(session) = self.clients.get(id).and_then(|c| c.session.as_deref()) else {
@@ -75,6 +76,9 @@ impl Core {
                 let verdict = sqlscan::scan(message.query);
                 self.pin_for_one(id, PinReason::PreparedStatement, now, sink);
                 self.pin_for(id, verdict, now, sink);
+                if verdict.reset.is_some() {
+                    self.pin_for_one(id, PinReason::SessionVariable, now, sink);
+                }
                 self.owe(server_id, Owed::forward(Kind::Parse));
                 self.forward_message(id, head, available)
             }
@@ -92,20 +96,20 @@ impl Core {
                 self.end_client(id, &failure, now, sink);
                 Step::Ended
             }
-            Meaning::AsItIs => self.parse_named(place, run, sink),
+            Meaning::AsItIs => self.parse_named(place, &key, run, sink),
         }
     }
 
     /// The unnamed statement keeps its (empty) name; client and server remember which one it is.
     fn parse_unnamed(
         &mut self,
-        id: ClientId,
-        server_id: ServerId,
+        place: Place,
         message: &Parse<'_>,
-        head: Head,
+        key: &Rc<[u8]>,
         available: usize,
     ) -> Step {
-        let Some(statement) = self.intern(id, message.query, message.oids) else {
+        let Place { client: id, server: server_id, head, .. } = place;
+        let Some(statement) = self.intern(id, message.query, message.oids, key) else {
             return Step::Ended;
         };
         let changes = [
@@ -117,11 +121,17 @@ impl Core {
     }
 
     /// A new name: the server is asked to prepare the statement only if it does not hold it.
-    fn parse_named(&mut self, place: Place, run: &mut Run<'_>, sink: &mut dyn Sink) -> Step {
+    fn parse_named(
+        &mut self,
+        place: Place,
+        key: &Rc<[u8]>,
+        run: &mut Run<'_>,
+        sink: &mut dyn Sink,
+    ) -> Step {
         let Place { client: id, server: server_id, at, head } = place;
         let body = run.rest(at).get(HEAD_BYTES..head.total()).unwrap_or_default();
         let Ok(message) = Parse::read(body) else { return Step::Ended };
-        let Some(statement) = self.intern(id, message.query, message.oids) else {
+        let Some(statement) = self.intern(id, message.query, message.oids, key) else {
             return Step::Ended;
         };
         let name: Box<[u8]> = message.name.into();
@@ -314,6 +324,11 @@ impl Core {
         let (portal, names_len) = (names.portal.to_vec(), names.rest);
         let meaning = self.meaning(place, names.statement);
         let is_unnamed = names.statement.is_empty();
+        if portal.is_empty() {
+            if let Some(session) = self.session_mut(id) {
+                session.bound = None;
+            }
+        }
         let name = match meaning {
             Meaning::Unconfirmed => return self.stall(place, run, sink),
             Meaning::AsItIs if is_unnamed => {
@@ -327,7 +342,10 @@ impl Core {
             }
             Meaning::AsItIs => None,
             Meaning::Statement(statement) => {
-                match self.before_bind(place, statement.verdict, run, now, sink) {
+                let Some(statement) = self.suited(place, statement) else {
+                    return self.stall(place, run, sink);
+                };
+                match self.before_bind(place, &statement, &portal, run, now, sink) {
                     Step::Again => {}
                     step => return step,
                 }
@@ -359,16 +377,27 @@ impl Core {
     fn before_bind(
         &mut self,
         place: Place,
-        verdict: Verdict,
+        statement: &Statement,
+        portal: &[u8],
         run: &mut Run<'_>,
         now: Now,
         sink: &mut dyn Sink,
     ) -> Step {
-        let id = place.client;
+        let (id, verdict) = (place.client, statement.verdict);
         if matches!(verdict.reset, Some(Reset::DeallocateAll | Reset::DiscardAll)) {
             if let Some(session) = self.session_mut(id) {
                 session.drops_bound = true;
             }
+        }
+        if let (Some(assigns), false) = (&statement.assigns, self.is_opaque(id)) {
+            if portal.is_empty() {
+                if let Some(session) = self.session_mut(id) {
+                    session.bound = Some(Rc::clone(assigns));
+                }
+                return Step::Again;
+            }
+            // When a named portal runs is not followed.
+            self.pin_for_one(id, PinReason::SessionVariable, now, sink);
         }
         if verdict.effects.is_empty() && !self.is_opaque(id) {
             return Step::Again;
@@ -400,7 +429,12 @@ impl Core {
                 return self.forward_message(id, head, available);
             }
         };
-        let means = self.meaning(place, message.name);
+        let means = match self.meaning(place, message.name) {
+            Meaning::Statement(statement) => {
+                self.suited(place, statement).map_or(Meaning::Unconfirmed, Meaning::Statement)
+            }
+            means => means,
+        };
         let name = message.name.to_vec();
         if matches!(means, Meaning::Unconfirmed) {
             return self.stall(place, run, sink);

@@ -497,6 +497,8 @@ fn new_session(pool: PoolId, name: Rc<[u8]>, opaque: bool) -> Session {
         application_name: Rc::clone(&name),
         application_name_at_start: name,
         params: Rc::default(),
+        variables: Rc::default(),
+        bound: None,
         statements: ClientStatements::default(),
         pin: Pin::default(),
         dismissed: false,

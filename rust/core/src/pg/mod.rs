@@ -8,5 +8,6 @@ pub(crate) mod names;
 pub(crate) mod release;
 pub(crate) mod replies;
 pub(crate) mod requests;
+pub(crate) mod restore;
 pub(crate) mod server_login;
 pub(crate) mod statements;

@@ -11,7 +11,7 @@ use super::requests::Place;
 use crate::client::Session;
 use crate::core::Core;
 use crate::ids::{Conn, ServerId};
-use crate::owed::{Change, Kind, Owed};
+use crate::owed::{Change, Kind, Note, Owed};
 use crate::pin::PinReason;
 use crate::prepared::Statement;
 use crate::server::Server;
@@ -23,7 +23,10 @@ impl Core {
         let owed = self.servers.get_mut(id)?.owed.pop()?;
         for _ in 0..owed.changes() {
             let change = self.servers.get_mut(id)?.owed.take_change()?;
-            self.apply(id, change);
+            let failed = matches!(owed.note, Note::Assigns { failed: true });
+            if !(failed && matches!(change, Change::Assign(_))) {
+                self.apply(id, change);
+            }
         }
         Some(owed)
     }
@@ -48,6 +51,7 @@ impl Core {
             Change::Held { statement, is_held: false } => server.statements.remove(statement.id),
             // Whether it did shows in its CommandComplete.
             Change::DropAll => {}
+            Change::Assign(assignments) => server.pending.add(&assignments),
         }
     }
 

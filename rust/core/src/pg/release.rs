@@ -3,6 +3,8 @@
 //! A server goes back only by [`Core::at_rest`], which asks the one release rule (I1).
 //! Next on the path: `lending.rs`.
 
+use std::rc::Rc;
+
 use ledger::TargetLimits;
 use pgwire::backend;
 use pgwire::frame::HEAD_BYTES;
@@ -18,6 +20,7 @@ use crate::owed::{Kind, Note, Owed};
 use crate::server::{self, Task};
 use crate::sink::{Now, Sink};
 use crate::timer::{NEVER, Owner};
+use crate::variables::{Assignment, Pending};
 
 /// Asks a target for its [`TargetLimits`]; `reserved_connections` exists from PostgreSQL 16 on.
 const LIMITS_QUERY: &[u8] = b"SELECT current_setting('max_connections'), \
@@ -26,6 +29,7 @@ const LIMITS_QUERY: &[u8] = b"SELECT current_setting('max_connections'), \
 
 impl Core {
     /// ReadyForQuery: one batch or query has been answered to its end.
+    #[inline(never)]
     pub(crate) fn ready(
         &mut self,
         id: ServerId,
@@ -61,10 +65,20 @@ impl Core {
         server.was_reset = false;
         server.copy_in = server::CopyIn::No;
         let Some(owed) = self.passed(id) else { return Verdict::Ended };
-        if status == b'I' {
+        if status == b'I' && !owed.swallow {
             self.stats.transactions += 1;
         }
+        if let Note::Reset { reset, failed: false } = owed.note {
+            self.reset_ran(id, reset);
+        }
+        if status == b'I' && self.servers.get(id).is_some_and(|server| !server.pending.is_fresh()) {
+            self.commit_variables(id, now, sink);
+        }
         match owed.note {
+            Note::Restore { failure } => {
+                self.restored(id, failure, now, sink);
+                return self.still_read(id);
+            }
             Note::Own { failed } => {
                 self.task_done(id, failed, now, sink);
                 return self.still_read(id);
@@ -75,6 +89,15 @@ impl Core {
             _ => {}
         }
         if owed.swallow { Verdict::Swallow } else { Verdict::Forward }
+    }
+
+    /// A reset that returns the session's variables to what they were at log-in.
+    fn reset_ran(&mut self, id: ServerId, reset: sqlscan::Reset) {
+        use sqlscan::Reset;
+        let Some(server) = self.servers.get_mut(id) else { return };
+        if matches!(reset, Reset::DiscardAll | Reset::ResetAll | Reset::Asyncpg) {
+            server.pending.add(&[Assignment::AllDefault]);
+        }
     }
 
     /// A reset that the client ran has succeeded: the pins whose cause it removed end.
@@ -151,6 +174,9 @@ impl Core {
             session.timed_out = false;
             // A portal ends with its transaction at the latest.
             session.drops_bound &= in_transaction;
+            if !in_transaction {
+                session.bound = None;
+            }
         }
         let limit = if in_transaction {
             self.config.idle_transaction_timeout_ms
@@ -300,6 +326,8 @@ impl Core {
         }
         if task == Task::Reset {
             server.statements.clear();
+            server.variables = Rc::default();
+            server.pending = Pending::default();
             server.needs.init = !self.config.init_query.is_empty();
             self.stats.resets += 1;
         }

@@ -156,7 +156,9 @@ impl Core {
         Some(head)
     }
 
-    /// A reply from its head on; `Ended` if there is nobody left to deal with what follows.
+    /// A reply from its head on; `Ended` if there is nobody left to deal with what follows. Rows
+    /// come through here one by one: what else may come stays out of line.
+    #[inline]
     fn reply(
         &mut self,
         id: ServerId,
@@ -254,6 +256,7 @@ impl Core {
     }
 
     /// Replies that answer the oldest request.
+    #[inline(never)]
     fn in_order(
         &mut self,
         id: ServerId,
@@ -303,7 +306,7 @@ impl Core {
             server.doubtful_sync &= server.copy_in == CopyIn::No;
             server.copy_in = CopyIn::No;
             let body = run.input.bytes().get(body).unwrap_or_default();
-            self.note_command(id, body);
+            self.note_command(id, body, now, sink);
         }
         if ends {
             self.passed(id);
@@ -369,6 +372,7 @@ impl Core {
 
     /// ParameterStatus: the server's new value; its client is told, except that `application_name`
     /// is the client's own business.
+    #[inline(never)]
     fn parameter(
         &mut self,
         id: ServerId,
@@ -394,6 +398,10 @@ impl Core {
         let Some(session) = self.session_mut(client) else { return Verdict::Ended };
         let is_name = ParameterStatus::read(body).is_ok_and(|p| p.name == APPLICATION_NAME);
         if !is_name {
+            if ours {
+                // It is told when all of them are set.
+                return Verdict::Swallow;
+            }
             session.opaque |= params.is_opaque();
             session.params = params;
             return Verdict::Forward;
@@ -426,6 +434,7 @@ impl Core {
 
     /// ErrorResponse: the client gets it at once; inside a batch the rest up to Sync is not owed
     /// any more.
+    #[inline(never)]
     fn error(
         &mut self,
         id: ServerId,
@@ -455,6 +464,11 @@ impl Core {
         let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
         server.copy_in = CopyIn::No;
         server.begun = true;
+        if !server.owed.front().is_some_and(|owed| owed.swallow) && !server.pending.is_empty() {
+            // Whatever was open is rolled back, or will be, at least in part.
+            self.undo_variables(id, now, sink);
+        }
+        let Some(server) = self.servers.get_mut(id) else { return Verdict::Ended };
         if server.doubtful_sync {
             // Whether that Sync was counted cannot be known: nobody else may get this server.
             server.unfit = true;
@@ -462,7 +476,10 @@ impl Core {
         let Some(owed) = server.owed.front_mut() else { return self.unexpected(id, now, sink) };
         if owed.kind.ends_with_ready() {
             match &mut owed.note {
-                Note::Reset { failed, .. } => *failed = true,
+                Note::Reset { failed, .. } | Note::Assigns { failed } => *failed = true,
+                Note::Restore { failure } => {
+                    *failure = Some(fields.as_ref().and_then(message_of).unwrap_or_default());
+                }
                 // It stays what it was: whatever comes next is preceded by another SET.
                 Note::OwnName => server.application_name = Rc::from(NO_APPLICATION_NAME),
                 _ => {}
@@ -522,8 +539,18 @@ impl Core {
     }
 
     /// CommandComplete tags that say what became of statement names, or of a failed transaction.
-    fn note_command(&mut self, id: ServerId, body: &[u8]) {
+    fn note_command(&mut self, id: ServerId, body: &[u8], now: Now, sink: &mut dyn Sink) {
         let command = backend::command_tag(body);
+        match command {
+            Ok(b"COMMIT") => self.commit_variables(id, now, sink),
+            Ok(b"ROLLBACK") => self.undo_variables(id, now, sink),
+            Ok(b"SAVEPOINT") => {
+                if let Some(server) = self.servers.get_mut(id) {
+                    server.pending.savepoint();
+                }
+            }
+            _ => {}
+        }
         let Some(server) = self.servers.get_mut(id) else { return };
         if server.status == b'E' && matches!(command, Ok(b"ROLLBACK")) {
             // The failed transaction is over; what is open now the ReadyForQuery will tell.

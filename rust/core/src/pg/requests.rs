@@ -5,6 +5,8 @@
 //! a client wait (no server free, an earlier batch must be confirmed first) leaves its bytes in
 //! `held`. Next on the path: `extended.rs`, then `pin.rs`, `lending.rs`.
 
+use std::rc::Rc;
+
 use pgwire::frame::{HEAD_BYTES, Head};
 use pgwire::frontend::Named as NamedMessage;
 use pgwire::{tag, write};
@@ -24,6 +26,7 @@ use crate::pin::{PinReason, Reasons};
 use crate::server::CopyIn;
 use crate::sink::{Now, Sink};
 use crate::timer::Owner;
+use crate::variables::assignments_of;
 
 /// Where a request stands: whose it is, on which server, and at which of the received bytes.
 #[derive(Clone, Copy, Debug)]
@@ -284,6 +287,9 @@ impl Core {
             return self.wait_for_replies(place, run, sink);
         }
         let available = run.rest(at).len();
+        if server.owed.is_restoring() {
+            return self.stall(place, run, sink);
+        }
         let told_fatal = self
             .clients
             .get(id)
@@ -293,7 +299,7 @@ impl Core {
             // The server would throw it away.
             return self.drop_message(id, head, available);
         }
-        if !server.is_busy() && head.tag != tag::FLUSH {
+        if (!server.is_busy() || server.owed.is_ours()) && head.tag != tag::FLUSH {
             self.request_begins(id, now);
             if self.has_lost_name(id, server_id) {
                 if self.is_being_cancelled(server_id) {
@@ -317,9 +323,13 @@ impl Core {
             tag::BIND => self.bind(place, run, now, sink),
             tag::DESCRIBE | tag::CLOSE => self.describe_or_close(place, run, now, sink),
             tag::EXECUTE => {
-                let drops = self.session_mut(id).is_some_and(|session| session.drops_bound);
-                let change = drops.then_some(Change::DropAll);
-                self.owe_changing(server_id, Owed::forward(Kind::Execute), change);
+                let is_unnamed = run.rest(at).get(HEAD_BYTES) == Some(&0);
+                let Some(session) = self.session_mut(id) else { return Step::Ended };
+                let drops = session.drops_bound.then_some(Change::DropAll);
+                let assigns = session.bound.as_ref().filter(|_| is_unnamed);
+                let assigns = assigns.map(|assigns| Change::Assign(Rc::clone(assigns)));
+                let changes = drops.into_iter().chain(assigns);
+                self.owe_changing(server_id, Owed::forward(Kind::Execute), changes);
                 self.forward_message(id, head, available)
             }
             tag::SYNC => self.sync(id, server_id, head, available),
@@ -350,10 +360,17 @@ impl Core {
         let mut note = Note::None;
         // Whether it drops all names, as far as its text is known.
         let mut drops = !whole;
+        let mut assigns = None;
         if whole {
             let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
             let verdict = sqlscan::scan(text);
-            if verdict.effects != Effects::default() || self.is_opaque(id) {
+            let is_opaque = self.is_opaque(id);
+            if !verdict.effects.is_empty() && verdict.reset.is_none() && !is_opaque {
+                assigns = assignments_of(text, verdict);
+            }
+            if assigns.is_some() {
+                note = Note::Assigns { failed: false };
+            } else if !verdict.effects.is_empty() || is_opaque {
                 match self.before_statement(place, verdict, run, now, sink) {
                     Step::Again => {}
                     step => return step,
@@ -381,7 +398,9 @@ impl Core {
         // It drops the unnamed statement, whatever comes of it.
         let unnamed = (has_unnamed || server.owed.changes().next().is_some())
             .then(|| [Change::Unnamed(0), Change::Name { name: Box::default(), means: None }]);
+        let assigns = assigns.map(|assignments| Change::Assign(assignments.into()));
         let changes = unnamed.into_iter().flatten().chain(drops.then_some(Change::DropAll));
+        let changes = changes.chain(assigns);
         server.owed.push_changing(Owed::noted(Kind::Query, note), changes);
         session.batch_mark = server.statements.mark();
         let bytes = head.total().min(available);
@@ -547,7 +566,7 @@ impl Core {
         let (Some(session), Some(server)) = (session, self.servers.get(server_id)) else {
             return false;
         };
-        !std::rc::Rc::ptr_eq(&session.application_name, &server.application_name)
+        !Rc::ptr_eq(&session.application_name, &server.application_name)
             && session.application_name != server.application_name
             && server.status == b'I'
     }
@@ -642,7 +661,7 @@ impl Core {
         let Some(server) = self.servers.get_mut(server_id) else { return };
         self.scratch.clear();
         params::write_set_application_name(&mut self.scratch, &session.application_name);
-        server.application_name = std::rc::Rc::clone(&session.application_name);
+        server.application_name = Rc::clone(&session.application_name);
         server.statements.unnamed = 0;
         server.owed.push(Owed::own(Note::OwnName));
         sink.send_own(Conn::Server(server_id), &self.scratch);

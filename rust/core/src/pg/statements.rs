@@ -18,16 +18,17 @@ use crate::prepared::{ServerName, Statement, StatementId};
 use crate::sink::{Now, Sink};
 
 impl Core {
-    /// The shared copy of a statement in the client's pool.
+    /// The shared copy of a statement in the client's pool, prepared under these variables.
     pub(crate) fn intern(
         &mut self,
         id: ClientId,
         text: &[u8],
         oids: &[u8],
+        key: &Rc<[u8]>,
     ) -> Option<Rc<Statement>> {
         let pool_id = self.session_mut(id)?.pool;
         let pool = self.pools.get_mut(pool_id)?;
-        Some(pool.statements.intern(text, oids))
+        Some(pool.statements.intern(text, oids, key))
     }
 
     /// Whether the client's names stand on its server as they are, all of them.

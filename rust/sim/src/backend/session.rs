@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use super::sql::read_tag;
+
 /// A value and the client that set it; the core and the login set values of nobody's.
 pub(crate) type Owned<T> = (T, Option<u32>);
 
@@ -117,7 +119,8 @@ impl Session {
     pub(crate) fn foreign_to(&self, tag: u32) -> Option<String> {
         let is_foreign = |owner: Option<u32>| owner.is_some_and(|owner| owner != tag);
         for (name, (value, owner)) in &self.kept.settings {
-            if is_foreign(*owner) {
+            // What the core has set for a client is that client's, too.
+            if is_foreign(owner.or_else(|| read_tag(value.as_bytes()))) {
                 return Some(format!("{name} = {value} of client {owner:?}"));
             }
         }

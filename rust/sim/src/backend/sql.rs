@@ -145,6 +145,12 @@ fn number(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
+/// A setting's name as ParameterStatus has it, however it is written.
+fn setting_name(text: &str) -> String {
+    let name = text.trim_matches('"');
+    if name.eq_ignore_ascii_case("TimeZone") { "TimeZone".to_owned() } else { name.to_lowercase() }
+}
+
 fn read_op(text: &str) -> Option<Op> {
     let fixed = match text {
         "BEGIN" => Op::Begin,
@@ -207,10 +213,10 @@ fn read_open(text: &str) -> Option<Op> {
         return Some(Op::Show(name.to_owned()));
     }
     if let Some(name) = text.strip_prefix("RESET ") {
-        return Some(Op::Reset(name.to_owned()));
+        return Some(Op::Reset(setting_name(name)));
     }
     let rest = text.strip_prefix("SET ")?;
     let (rest, local) = rest.strip_prefix("LOCAL ").map_or((rest, false), |rest| (rest, true));
     let (name, value) = rest.split_once(" TO ")?;
-    Some(Op::Set { name: name.to_owned(), value: literal(value)?.to_owned(), local })
+    Some(Op::Set { name: setting_name(name), value: literal(value)?.to_owned(), local })
 }
