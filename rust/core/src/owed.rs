@@ -334,6 +334,12 @@ impl Queue {
         self.front().is_some_and(|owed| matches!(owed.note, Note::Restore { .. }))
     }
 
+    /// Whether our own `SET application_name` is all that the server has to answer.
+    #[inline]
+    pub(crate) fn is_name_alone(&self) -> bool {
+        self.len() == 1 && self.front().is_some_and(|owed| matches!(owed.note, Note::OwnName))
+    }
+
     /// Whether a message on its way gives a session variable another value.
     pub(crate) fn assigns(&self) -> bool {
         self.changes().any(|change| matches!(change, Change::Assign(_)))

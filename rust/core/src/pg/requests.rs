@@ -299,7 +299,7 @@ impl Core {
             // The server would throw it away.
             return self.drop_message(id, head, available);
         }
-        if (!server.is_busy() || server.owed.is_ours()) && head.tag != tag::FLUSH {
+        if (!server.is_busy() || server.owed.is_name_alone()) && head.tag != tag::FLUSH {
             self.request_begins(id, now);
             if self.has_lost_name(id, server_id) {
                 if self.is_being_cancelled(server_id) {
