@@ -6,6 +6,7 @@
 //! `pg/requests.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use auth::{Drbg, ScramKeys};
 use ledger::{Ledger, WorkerId};
@@ -26,6 +27,7 @@ use crate::settings::targets_of;
 use crate::sink::{Chunk, Gone, Now, Peer, Sink};
 use crate::stats::Stats;
 use crate::timer::{Owner, Wheel};
+use crate::variables::Variables;
 
 /// SCRAM keys of one server login, made off the loop and kept so that a login storm costs no
 /// PBKDF2.
@@ -79,6 +81,8 @@ pub struct Core {
     pub(crate) pool_by_key: BTreeMap<PoolKey, PoolId>,
     pub(crate) wheel: Wheel,
     pub(crate) rng: Drbg,
+    /// Those of a client that has set none.
+    pub(crate) no_variables: Rc<Variables>,
     pub(crate) stats: Stats,
     pub(crate) client_by_pid: BTreeMap<u32, ClientId>,
     pub(crate) server_keys: BTreeMap<u32, ServerKeys>,
@@ -138,6 +142,7 @@ impl Core {
             pool_by_key: BTreeMap::new(),
             wheel: Wheel::new(now),
             rng: Drbg::new(seed),
+            no_variables: Rc::default(),
             stats: Stats::default(),
             client_by_pid: BTreeMap::new(),
             server_keys: BTreeMap::new(),

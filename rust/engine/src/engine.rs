@@ -19,6 +19,7 @@ use crate::driver::{Completion, Driver, Received};
 use crate::handle::Shared;
 use crate::limits::WAIT_MS_MAX;
 use crate::mail;
+use crate::net;
 use crate::protocol::Protocol;
 use crate::ring::{Command, CommandReceiver, EventSender};
 use crate::settings::Parse;
@@ -267,6 +268,9 @@ impl<P: Protocol, D: Driver> Engine<P, D> {
     pub(crate) fn admit(&mut self, socket: OwnedFd, peer: Peer) {
         let mut sink = sink!(self, None);
         if let Some(id) = self.core.handle_accept(peer, self.now, &mut sink) {
+            if peer != Peer::Unix {
+                net::spread_keepalive(&socket, id.index());
+            }
             self.driver.adopt(Conn::Client(id), socket);
         }
         self.driver.submit(None);

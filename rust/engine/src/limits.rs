@@ -86,6 +86,11 @@ pub(crate) const COMMANDS_MAX: usize = 256;
 pub(crate) const REUSE_MAX: usize = 64 * 1024;
 /// Seconds without traffic before the first keepalive probe.
 pub(crate) const KEEPALIVE_IDLE_S: u64 = 60;
+/// Clients send their first probe this many seconds apart at most. The kernel rounds such times to
+/// seconds, so the probes of clients that came together would leave together, and what a queue of
+/// the way (loopback's and a container's own hold 1,000 packets) drops of them it drops each time:
+/// thousands of idle clients were reset.
+pub(crate) const KEEPALIVE_SPREAD_S: u64 = 60;
 /// Seconds between keepalive probes.
 pub(crate) const KEEPALIVE_INTERVAL_S: u64 = 10;
 /// Unanswered keepalive probes after which the peer is dead.

@@ -15,7 +15,7 @@ use rustix::net::{
     acceptfrom_with, connect, getpeername, getsockname, recv, socket_with, sockopt,
 };
 
-use crate::limits::{KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES};
+use crate::limits::{KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, KEEPALIVE_SPREAD_S};
 
 const SOCKET_FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
@@ -155,6 +155,12 @@ pub(crate) fn set_listener_options(fd: &OwnedFd) {
     if let Some(address) = address {
         set_loopback_options(fd, &address);
     }
+}
+
+/// Gives a client its own time for the first probe, by its number.
+pub(crate) fn spread_keepalive(fd: impl AsFd, number: usize) {
+    let later = number as u64 % KEEPALIVE_SPREAD_S;
+    let _ = sockopt::set_tcp_keepidle(fd, Duration::from_secs(KEEPALIVE_IDLE_S + later));
 }
 
 /// No delay for small messages, and probes that find dead peers. A Unix socket takes none of it.

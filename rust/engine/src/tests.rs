@@ -330,3 +330,13 @@ fn child_out_of_descriptors_for_mail() {
 fn out_of_descriptors_a_connection_passed_on_is_closed_and_told_as_gone() {
     run_in_a_process_of_its_own("child_out_of_descriptors_for_mail");
 }
+
+#[test]
+fn clients_that_come_together_are_not_probed_together() {
+    let mut bed = Bed::new(echo);
+    let near: Vec<_> = (0..3).map(|_| bed.client()).collect();
+    bed.until(|bed| bed.told().len() == near.len());
+    let driver = bed.engine.parts().1;
+    let times = [0, 1, 2].map(|number| sockopt::tcp_keepidle(driver.fd(client(number))).unwrap());
+    assert!(times[0] < times[1] && times[1] < times[2], "{times:?}");
+}

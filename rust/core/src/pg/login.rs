@@ -27,6 +27,7 @@ use crate::pool::{Pool, PoolId, PoolKey};
 use crate::prepared::ClientStatements;
 use crate::sink::{Now, Peer, Sink};
 use crate::timer::Owner;
+use crate::variables::Variables;
 
 /// Where a login stands, and what the start-up packet said.
 #[derive(Debug, Default)]
@@ -415,7 +416,8 @@ impl Core {
             return self.login_failed(id, &failure, "too many pools", now, sink);
         };
         let name = login.application_name.unwrap_or_else(|| Rc::from(&b""[..]));
-        let mut session = Box::new(new_session(pool_id, name, opaque));
+        let mut session =
+            Box::new(new_session(pool_id, name, Rc::clone(&self.no_variables), opaque));
         self.draw_cancel_key(id, &mut session, login.minor);
         let Some(client) = self.clients.get_mut(id) else { return Outcome::Ended };
         self.scratch.clear();
@@ -491,13 +493,13 @@ impl Core {
     }
 }
 
-fn new_session(pool: PoolId, name: Rc<[u8]>, opaque: bool) -> Session {
+fn new_session(pool: PoolId, name: Rc<[u8]>, variables: Rc<Variables>, opaque: bool) -> Session {
     Session {
         pool,
         application_name: Rc::clone(&name),
         application_name_at_start: name,
         params: Rc::default(),
-        variables: Rc::default(),
+        variables,
         bound: None,
         statements: ClientStatements::default(),
         pin: Pin::default(),

@@ -34,10 +34,11 @@ impl Core {
         sink: &mut dyn Sink,
     ) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        let Some(session) = client.session.as_deref() else { return };
+        let Some(session) = client.session.as_deref_mut() else { return };
         let Some(server) = self.servers.get_mut(server_id) else { return };
         if session.variables.same(&server.variables) || crate::broken::is("restore") {
-            server.variables = Rc::clone(&session.variables);
+            // One set for all who have the same.
+            session.variables = Rc::clone(&server.variables);
             return self.tell_parameters(id, server_id, sink);
         }
         let mut sql = Vec::new();
