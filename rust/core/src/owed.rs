@@ -345,6 +345,14 @@ impl Queue {
         self.changes().any(|change| matches!(change, Change::Assign(_)))
     }
 
+    /// Whether what is on its way may change session variables in any way that is followed.
+    pub(crate) fn sets_variables(&self) -> bool {
+        let sets = |note: &Note| {
+            matches!(note, Note::Reset { .. } | Note::Assigns { .. } | Note::Restore { .. })
+        };
+        self.assigns() || self.iter().any(|owed| sets(&owed.note))
+    }
+
     /// Whether what the server deals with next, up to its next ReadyForQuery, is ours alone.
     pub(crate) fn is_ours(&self) -> bool {
         let ours = |owed: &Owed| owed.swallow;

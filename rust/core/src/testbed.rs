@@ -170,6 +170,11 @@ impl Bed {
         self.told(Conn::Client(client))
     }
 
+    /// The client's connection ends.
+    pub(crate) fn leaves(&mut self, client: ClientId) {
+        self.core.handle_client_gone(client, self.now, &mut self.effects);
+    }
+
     /// What the server has been told since somebody looked.
     pub(crate) fn told_server(&mut self) -> Vec<String> {
         self.told(Conn::Server(self.server()))

@@ -95,3 +95,16 @@ fn a_statement_behind_a_set_of_its_own_batch_is_prepared_under_it() {
     bed.answer(one, &[answer::parsed(), answer::bound(), answer::done("SET")]);
     assert_eq!(bed.told_server(), ["P ours SELECT 1", "S"]);
 }
+
+#[test]
+fn a_server_whose_client_left_in_the_middle_of_a_set_is_reset() {
+    for text in ["SET a.x TO 2", "RESET ALL"] {
+        let (mut bed, one, other) = two_clients();
+        bed.say(one, &[say::query(text)]);
+        bed.leaves(one);
+        bed.answer(one, &[answer::error(b"22023"), answer::ready(b'I')]);
+        assert_eq!(bed.told_server(), ["Q DISCARD ALL"], "{text}");
+        bed.answer(one, &[answer::done("DISCARD ALL"), answer::ready(b'I')]);
+        assert_eq!(bed.say(other, &[say::query("SELECT 1")]), ["Q SELECT 1"]);
+    }
+}

@@ -54,7 +54,9 @@ impl Core {
         let session_mode = self.is_session_mode();
         self.unlink(id, server_id, sink);
         let Some(server) = self.servers.get_mut(server_id) else { return };
-        server.needs.reset |= pinned || session_mode;
+        // What of its SETs succeeds from here on nobody follows.
+        let is_setting = !server.pending.is_fresh() || server.owed.sets_variables();
+        server.needs.reset |= pinned || session_mode || is_setting;
         server.unfit |= tainted || server.doubtful_sync;
         let cannot_end = incomplete
             || server.owed.is_open()

@@ -544,6 +544,8 @@ impl Core {
         match command {
             Ok(b"COMMIT") => self.commit_variables(id, now, sink),
             Ok(b"ROLLBACK") => self.undo_variables(id, now, sink),
+            // What they have run may have ended transactions of its own.
+            Ok(b"CALL" | b"DO") => self.doubt_variables(id, now, sink),
             Ok(b"SAVEPOINT") => {
                 if let Some(server) = self.servers.get_mut(id) {
                     server.pending.savepoint();

@@ -124,6 +124,18 @@ impl Core {
         }
     }
 
+    /// What the transaction has assigned so far may have been undone, or not.
+    pub(crate) fn doubt_variables(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
+        let Some(server) = self.servers.get_mut(server_id) else { return };
+        if server.pending.is_empty() {
+            return;
+        }
+        match server.client() {
+            Some(client) => self.pin_for_one(client, PinReason::SessionVariable, now, sink),
+            None => server.needs.reset = true,
+        }
+    }
+
     /// Something was rolled back.
     pub(crate) fn undo_variables(&mut self, server_id: ServerId, now: Now, sink: &mut dyn Sink) {
         let Some(server) = self.servers.get_mut(server_id) else { return };
