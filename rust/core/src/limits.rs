@@ -27,6 +27,11 @@ pub const CONNECTS_IN_FLIGHT_MAX: u32 = 2;
 pub const BACKOFF_FIRST_MS: u64 = 50;
 /// Longest pause after failed connects, in milliseconds.
 pub const BACKOFF_MAX_MS: u64 = 5_000;
+/// Session variables that are followed for one client; with more it is pinned.
+pub const CLIENT_VARIABLES_MAX: usize = 128;
+/// Bytes of the statements that set them again: with the pool's parameters they fit into the mail
+/// that hands a server to another worker, and a client cannot fill memory with them.
+pub const CLIENT_VARIABLE_BYTES_MAX: usize = 64 * 1024;
 /// Longest time a liveness check, a reset or a rollback may take, in milliseconds.
 pub const HOUSEKEEPING_TIMEOUT_MS: u64 = 5_000;
 /// Longest time a CancelRequest's connection may take, in milliseconds.

@@ -2,6 +2,7 @@
 #![allow(clippy::panic, reason = "that is how a test fails")]
 
 use crate::ids::ClientId;
+use crate::limits::CLIENT_VARIABLES_MAX;
 use crate::testbed::{Bed, answer, say};
 
 /// Two clients of one server; the first has set `a`.
@@ -107,4 +108,17 @@ fn a_server_whose_client_left_in_the_middle_of_a_set_is_reset() {
         bed.answer(one, &[answer::done("DISCARD ALL"), answer::ready(b'I')]);
         assert_eq!(bed.say(other, &[say::query("SELECT 1")]), ["Q SELECT 1"]);
     }
+}
+
+#[test]
+fn who_sets_too_much_keeps_his_server_and_no_more_memory() {
+    let (mut bed, one, other) = two_clients();
+    for number in 0..=CLIENT_VARIABLES_MAX {
+        bed.say(one, &[say::query(&format!("SET a.y{number} TO 1"))]);
+        done(&mut bed, one, "SET", b'I');
+    }
+    assert!(bed.say(other, &[say::query("SELECT 1")]).is_empty(), "it waits");
+    bed.say(one, &[say::query("RESET ALL")]);
+    done(&mut bed, one, "RESET", b'I');
+    assert_eq!(bed.told_server(), ["Q SELECT 1"], "all is as it was");
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use sqlscan::{Action, Effects, Name, Reset, Setting, Verdict};
 
+use crate::limits::{CLIENT_VARIABLE_BYTES_MAX, CLIENT_VARIABLES_MAX};
 use crate::params::APPLICATION_NAME;
 
 /// What one statement makes of the variables.
@@ -131,6 +132,12 @@ impl Variables {
         Rc::ptr_eq(self, other)
             || self.list.len() == other.list.len()
                 && self.list.iter().all(|(name, sql)| other.get(name) == Some(sql))
+    }
+
+    /// Whether it is more than is kept for one client.
+    pub(crate) fn is_too_much(&self) -> bool {
+        let bytes: usize = self.list.iter().map(|(_, sql)| sql.len()).sum();
+        self.list.len() > CLIENT_VARIABLES_MAX || bytes > CLIENT_VARIABLE_BYTES_MAX
     }
 
     /// Whether it cannot be told which bytes are meant: the encoding was changed beside text that

@@ -22,6 +22,7 @@ use crate::pin::PinReason;
 use crate::prepared::Statement;
 use crate::sink::{Now, Sink};
 use crate::timer::Owner;
+use crate::variables::Assignment;
 
 impl Core {
     /// Gives a client's new server the client's variables, if it has others. Until that is answered
@@ -112,14 +113,18 @@ impl Core {
         if changes.is_empty() {
             return;
         }
-        server.variables = server.variables.with(&changes);
-        let variables = Rc::clone(&server.variables);
-        let Some(client) = server.client() else { return };
-        let is_unclear = variables.is_unclear();
-        if let Some(session) = self.session_mut(client) {
-            session.variables = variables;
+        let client = server.client().and_then(|client| self.clients.get_mut(client));
+        let session = client.and_then(|client| client.session.as_deref_mut());
+        let is_pinned = session.as_ref().is_some_and(|s| s.pin.has(PinReason::SessionVariable));
+        if is_pinned && !changes.contains(&Assignment::AllDefault) {
+            // Nobody follows them any more until they are all reset.
+            return;
         }
-        if is_unclear {
+        server.variables = server.variables.with(&changes);
+        let Some(session) = session else { return };
+        session.variables = Rc::clone(&server.variables);
+        let Some(client) = server.client() else { return };
+        if server.variables.is_unclear() || server.variables.is_too_much() {
             self.pin_for_one(client, PinReason::SessionVariable, now, sink);
         }
     }
